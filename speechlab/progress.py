@@ -1,0 +1,38 @@
+"""Progress on long work: a bar where a person looks, a line now and then where a log is read."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Iterable, Iterator, TypeVar
+
+T = TypeVar("T")
+
+
+def wants_bar() -> bool:
+    """True if stderr is a terminal, or ``SPEECHLAB_PROGRESS=bar`` says that one is behind the pipe (tools/stages.py)."""
+    chosen = os.environ.get("SPEECHLAB_PROGRESS")
+    return chosen == "bar" if chosen else sys.stderr.isatty()
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None, every: float = 10.0) -> Iterator[T]:
+    """Iterate over ``items`` and say how far it is: tqdm's bar, or one line every ``every`` seconds and one at the end."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    if wants_bar():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=what, total=total, dynamic_ncols=True, mininterval=0.5)
+        return
+    start = last = time.monotonic()
+    count = 0
+    for item in items:
+        yield item
+        count += 1
+        now = time.monotonic()
+        if now - last >= every:
+            last = now
+            of = f"/{total} ({100 * count / total:.0f} %)" if total else ""
+            print(f"{what}: {count}{of}, {now - start:.0f} s", file=sys.stderr, flush=True)
+    print(f"{what}: {count} in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
