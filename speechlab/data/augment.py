@@ -1,0 +1,60 @@
+"""Augmentation of features, seeded per (epoch, utterance): the same whatever the number of workers or processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecAugment:
+    """Section ``data.augment``. Masks as in Park et al. 2019 (arXiv 1904.08779), and a change of tempo.
+
+    tempo: the time axis is resampled by a factor drawn from [1 - tempo, 1 + tempo] (0 leaves it).
+    freq_masks x freq_width: at most so many masks of at most so many bins; time_masks x time_width: likewise in frames,
+    and never more than ``time_share`` of an utterance in one mask.
+    """
+
+    tempo: float = 0.0
+    freq_masks: int = 2
+    freq_width: int = 20
+    time_masks: int = 2
+    time_width: int = 20
+    time_share: float = 0.15
+
+    def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """(T, bins) normalised features (mean 0: masks write 0) -> augmented copy, of another T where tempo > 0."""
+        if self.tempo > 0:
+            size = max(1, round(len(x) / rng.uniform(1 - self.tempo, 1 + self.tempo)))
+            x = F.interpolate(x.T[None], size=size, mode="linear", align_corners=False)[0].T
+        x = x.clone()
+        for _ in range(self.freq_masks):
+            width = int(rng.integers(0, self.freq_width + 1))
+            start = int(rng.integers(0, max(1, x.shape[1] - width + 1)))
+            x[:, start : start + width] = 0.0
+        longest = min(self.time_width, int(self.time_share * len(x)))
+        for _ in range(self.time_masks):
+            width = int(rng.integers(0, longest + 1))
+            start = int(rng.integers(0, max(1, len(x) - width + 1)))
+            x[start : start + width] = 0.0
+        return x
+
+
+def item_rng(seed: int, epoch: int, item: str) -> np.random.Generator:
+    """A generator that depends on nothing but these three."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{item}".encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def seed_everything(seed: int) -> None:
+    """Python's, numpy's and torch's global generators."""
+    import random
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
