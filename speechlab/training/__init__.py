@@ -1,0 +1,1 @@
+"""The training loop, checkpoints, optimisers, distributed start, tracking."""

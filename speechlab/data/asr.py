@@ -1,0 +1,133 @@
+"""Batches for speech recognition: CutSet manifests in, padded tensors out."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import numpy as np
+import torch
+from lhotse import CutSet
+from lhotse.dataset import DynamicBucketingSampler
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from speechlab.data.augment import SpecAugment, item_rng
+from speechlab.data.tokens import Tokenizer
+from speechlab.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Section ``data``.
+
+    max_duration: seconds of audio in a batch (padding counted): what bounds memory, whatever one utterance's length.
+    min_seconds, max_seconds: training utterances outside are left out, and counted in the log.
+    num_buckets: of similar lengths, so that little is padding; num_workers: loading processes (0: the training one).
+    on_the_fly: compute features while training instead of reading the stored ones.
+    """
+
+    max_duration: float = 120.0
+    min_seconds: float = 0.1
+    max_seconds: float = 30.0
+    num_buckets: int = 10
+    num_workers: int = 0
+    on_the_fly: bool = False
+    augment: SpecAugment | None = SpecAugment()
+
+    def __post_init__(self) -> None:
+        if self.max_duration < self.max_seconds:
+            raise ValueError(f"max_duration = {self.max_duration:g} must be at least max_seconds = {self.max_seconds:g}")
+
+
+def read_split(folder: str | Path, split: str) -> CutSet:
+    """The cuts of ``folder/<split>.jsonl.gz``, read whole; UserError if there is none."""
+    path = Path(folder) / f"{split}.jsonl.gz"
+    if not path.exists():
+        raise UserError(f"no {path}: run the stage that makes it (./run.sh --stage 1 makes manifests, 2 features)")
+    return CutSet.from_file(path).to_eager()
+
+
+class SpeechDataset(Dataset):
+    """A batch of cuts to ``{"x": (B, T, bins), "x_lens", "y": (B, U) token ids, "y_lens", "ids"}``.
+
+    Args:
+        features: ``(cut, epoch) -> (T, bins)`` float tensor, normalised.
+        tokenizer: text to ids.
+        augment: applied to training features, seeded by (seed, epoch, cut id).
+    """
+
+    def __init__(self, features: Callable[[Any], Tensor], tokenizer: Tokenizer, augment: SpecAugment | None = None,
+                 seed: int = 0):
+        self.features, self.tokenizer, self.augment, self.seed = features, tokenizer, augment, seed
+        self.epoch = 0
+
+    def __getitem__(self, cuts: CutSet) -> dict[str, Any]:
+        xs, ys, ids = [], [], []
+        for cut in cuts:
+            x = self.features(cut)
+            if self.augment is not None:
+                x = self.augment(x, item_rng(self.seed, self.epoch, cut.id))
+            xs.append(x)
+            ys.append(torch.tensor(self.tokenizer.encode(cut.supervisions[0].text), dtype=torch.long))
+            ids.append(cut.id)
+        return {
+            "x": pad_sequence(xs, batch_first=True), "x_lens": torch.tensor([len(x) for x in xs]),
+            "y": pad_sequence(ys, batch_first=True), "y_lens": torch.tensor([len(y) for y in ys]), "ids": ids,
+        }
+
+
+class CachedFeatures:
+    """Stored features, normalised, kept in memory as float16 up to ``limit`` bytes: small corpora are read once."""
+
+    def __init__(self, normalise: Callable[[Tensor], Tensor], load: Callable[[Any], np.ndarray], limit: int = 2 << 30):
+        self.normalise, self.load, self.limit = normalise, load, limit
+        self.kept: dict[str, Tensor] = {}
+        self.bytes = 0
+
+    def __call__(self, cut: Any) -> Tensor:
+        if cut.id in self.kept:
+            return self.kept[cut.id].float()
+        try:
+            x = self.normalise(torch.from_numpy(np.array(self.load(cut), dtype=np.float32)))
+        except FileNotFoundError as error:
+            raise UserError(f"features of {cut.id} are gone ({error.filename}): ./run.sh --stage 2 makes them "
+                            "again") from None
+        half = x.half()
+        if self.bytes + half.nbytes <= self.limit:
+            self.kept[cut.id] = half
+            self.bytes += half.nbytes
+        return half.float()  # rounded the same at the first reading as at the later ones
+
+
+class EpochLoader:
+    """The batches of one epoch after another, for one of ``world_size`` processes, from any batch on.
+
+    The order depends on the seed and the epoch alone, so a resumed run sees what an uninterrupted one would have.
+    """
+
+    def __init__(self, dataset: SpeechDataset, cuts: CutSet, config: DataConfig, *, train: bool, seed: int = 0,
+                 rank: int = 0, world_size: int = 1):
+        self.dataset, self.cuts, self.config = dataset, cuts, config
+        self.train, self.seed, self.rank, self.world_size = train, seed, rank, world_size
+
+    def batches(self, epoch: int) -> list[CutSet]:
+        """This process's batches of cuts in ``epoch``, the same number in every process."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*eagerly read CutSet.*")  # a choice: it can be iterated anew
+            sampler = DynamicBucketingSampler(
+                self.cuts, max_duration=self.config.max_duration, shuffle=self.train, seed=self.seed,
+                num_buckets=min(self.config.num_buckets, max(2, len(self.cuts) // 8)), drop_last=False,
+                rank=self.rank, world_size=self.world_size,
+            )
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[dict[str, Any]]:
+        """Batches of ``epoch`` but the first ``skip``."""
+        self.dataset.epoch = epoch
+        todo = self.batches(epoch)[skip:]
+        return iter(DataLoader(self.dataset, batch_size=None, sampler=todo, num_workers=self.config.num_workers))

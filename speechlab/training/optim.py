@@ -1,0 +1,63 @@
+"""Optimisers and learning-rate schedules by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Iterable, Literal
+
+import torch
+from torch import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Section ``optim``.
+
+    lr: the peak; warmup: steps from 0 to it. schedule: ``cosine`` and ``linear`` fall to ``final`` times the peak at the
+    run's last step; ``noam`` falls as 1 / sqrt(step) (Vaswani et al. 2017); ``constant`` stays.
+    weight_decay: on matrices only, never on biases and norms. clip: largest gradient norm (0: none).
+    """
+
+    name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    betas: tuple[float, ...] = (0.9, 0.98)
+    momentum: float = 0.9
+    schedule: Literal["cosine", "linear", "noam", "constant"] = "cosine"
+    warmup: int = 500
+    final: float = 0.02
+    clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr = {self.lr:g} must be above 0")
+        if len(self.betas) != 2:
+            raise ValueError("betas must be two numbers")
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser over ``parameters``, with decay on those of two dimensions and more."""
+    wanted = [p for p in parameters if p.requires_grad]
+    groups = [{"params": [p for p in wanted if p.ndim >= 2], "weight_decay": config.weight_decay},
+              {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0}]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)  # type: ignore[arg-type]
+    if config.name == "adam":
+        return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, fused=True)  # type: ignore[arg-type]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    return torch.optim.RMSprop(groups, lr=config.lr, momentum=config.momentum)
+
+
+def learning_rate(step: int, total: int, config: OptimConfig) -> float:
+    """The learning rate of optimiser step ``step`` (from 0) of ``total``: a pure function, so a resume needs no state."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "noam":
+        return config.lr * math.sqrt(max(config.warmup, 1) / (step + 1))
+    done = min(1.0, (step - config.warmup) / max(1, total - config.warmup))
+    shape = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
+    return config.lr * (config.final + (1 - config.final) * shape)
