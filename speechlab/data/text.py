@@ -1,6 +1,6 @@
 """The one place where transcripts are normalised: a reference and a hypothesis that mean the same are spelled the same.
 
-Everything goes through Unicode's NFKC (UAX #15), which also makes full-width Latin and digits half-width. Then two rules:
+Everything goes through Unicode's NFKC (UAX #15), which also makes full-width letters half-width. Then two rules:
 
 * Chinese: no punctuation, no spaces next to a hanzi, Latin letters upper case.
 * words (any other language): no punctuation but the apostrophe inside a word, upper case, single spaces.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# 〇 is a number, not a CJK ideograph, to Unicode; Mandarin writes years with it. Extensions A-I and the compatibility block.
+# 〇 is a number to Unicode, not an ideograph; Mandarin writes years with it. Then all extensions.
 _HANZI = "〇\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _HANZI_RE = re.compile(f"[{_HANZI}]")
 _SPACE_AT_HANZI = re.compile(rf"(?<=[{_HANZI}]) | (?=[{_HANZI}])")
@@ -19,7 +19,7 @@ _SPACE_AT_HANZI = re.compile(rf"(?<=[{_HANZI}]) | (?=[{_HANZI}])")
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u2032`\u00b4"), "'")
 _LONE_APOSTROPHE = re.compile(r"(?<![^\W_])'|'(?![^\W_])")
 _CHINESE_TAGS = ("zh", "cmn", "yue", "wuu", "nan", "chinese", "mandarin", "cantonese")
-# Joiners that shape letters in Persian and Indic scripts; every other format character (BOM, zero-width space) is noise.
+# Joiners that shape letters in Persian and Indic scripts; other format characters (BOM, zero-width space) are noise.
 _JOINERS = "\u200c\u200d"
 
 
@@ -29,7 +29,7 @@ def has_hanzi(text: str) -> bool:
 
 
 def is_chinese(text: str, language: str | None = None) -> bool:
-    """Whether the Chinese rule applies: by ``language`` (``zh``, ``zh-CN``, ``cmn``, ``Chinese``...), else by hanzi in ``text``."""
+    """Whether the Chinese rule applies: by ``language`` (``zh-CN``, ``Chinese``...), else by hanzi in ``text``."""
     if language:
         return re.split(r"[-_]", language.strip().lower())[0] in _CHINESE_TAGS
     return has_hanzi(text)
@@ -55,7 +55,7 @@ def normalise(text: str, language: str | None = None) -> str:
 
 
 def _keep(character: str) -> str:
-    """The character itself, a space in place of punctuation, symbols and control characters, or nothing for invisible ones."""
+    """The character, a space in place of punctuation, symbols and controls, or nothing for invisible ones."""
     if character == "'":
         return character
     category = unicodedata.category(character)

@@ -1,0 +1,85 @@
+"""Is this audio fit to learn from? Every file is decoded once, with soundfile, before anything trains on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+SILENCE = 1e-4  # -80 dBFS: what never leaves +-this has no speech in it, whatever its DC offset
+SHORTEST = 0.1  # seconds
+_TOLERANCE = 0.025  # seconds that a decoder may come short of its header (MP3 padding); lhotse's own tolerance
+_BLOCK = 1 << 20  # samples decoded at once, so that an hour of audio needs no gigabyte
+_UNKNOWN_LENGTH = 0x7FFFF000  # a WAV written into a pipe promises about 2 or 4 GB, since its writer couldn't know
+
+
+def check_audio(path: str | Path, parts: Iterable[tuple[float, float]]) -> list[str | None]:
+    """Why each part (start, duration in seconds) of the file can't be used: a short reason, or None for a good one.
+
+    Reasons begin with one of: missing, empty, unreadable, truncated, short, silent, NaN.
+    """
+    path, parts = Path(path), list(parts)
+    if not path.is_file():
+        return ["missing"] * len(parts)
+    if path.stat().st_size == 0:
+        return ["empty: 0 bytes"] * len(parts)
+    try:
+        with soundfile.SoundFile(path) as file:
+            whole = _cut_short(file) or (None if file.frames else "empty: no samples")
+            return [whole or _check_part(file, *part) for part in parts]
+    except (soundfile.SoundFileError, OSError) as error:
+        return [f"unreadable: {_why(error)}"] * len(parts)
+
+
+def _cut_short(file: soundfile.SoundFile) -> str | None:
+    """What the container promised, where the decoder would not notice: libsndfile shortens WAV and Ogg silently."""
+    log = file.extra_info
+    for promised, there in re.findall(r"^data\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE):
+        if int(there) + 16 < int(promised) < _UNKNOWN_LENGTH:
+            return f"truncated: {there} of {promised} bytes of samples are there"
+    if "Last page lacks an end-of-stream" in log and "Junk after the last page" in log:
+        return "truncated: the last Ogg page is cut"
+    return None
+
+
+def _check_part(file: soundfile.SoundFile, start: float, duration: float) -> str | None:
+    rate = file.samplerate
+    first, count = round(start * rate), round(duration * rate)
+    missing = first + count - file.frames
+    if missing > _TOLERANCE * rate:
+        return f"truncated: ends {missing / rate:.2f} s before the utterance does"
+    if count < SHORTEST * rate:
+        return f"short: {duration:.3f} s"
+    got, low, high = 0, np.inf, -np.inf
+    try:
+        file.seek(first)
+        for block in _blocks(file, count):
+            mixed = block.mean(axis=1)  # what will be heard: channels in opposite phase are silence
+            if not np.isfinite(mixed).all():
+                return "NaN: samples that are not finite numbers"
+            got, low, high = got + len(mixed), min(low, mixed.min()), max(high, mixed.max())
+    except soundfile.SoundFileError as error:
+        return f"truncated: {_why(error)}"  # the header was good, what it promised can't be decoded
+    if count - got > _TOLERANCE * rate:
+        return f"truncated: {got / rate:.2f} of {duration:.2f} s are there"
+    if high - low < 2 * SILENCE:
+        return "silent: never above -80 dBFS"
+    return None
+
+
+def _blocks(file: soundfile.SoundFile, count: int) -> Iterator[np.ndarray]:
+    """(samples, channels) float32 blocks of the next ``count`` samples, fewer if the file ends."""
+    while count > 0:
+        block = file.read(min(count, _BLOCK), dtype="float32", always_2d=True)
+        if not len(block):
+            return
+        count -= len(block)
+        yield block
+
+
+def _why(error: Exception) -> str:
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split()).rstrip(".")

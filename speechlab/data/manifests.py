@@ -1,0 +1,40 @@
+"""Manifests on disk: the same cuts give the same bytes, and all splits are replaced or none."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechlab.files import atomic
+
+if TYPE_CHECKING:
+    from lhotse import CutSet
+    from lhotse.cut import Cut
+
+
+def write_cuts(path: str | Path, cuts: Iterable[Cut]) -> None:
+    """Write one ``.jsonl.gz``. lhotse's writer stamps the time into gzip's header: bytes would differ each run."""
+    with atomic(path) as aside, open(aside, "wb") as raw:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as packed:
+            for cut in cuts:
+                packed.write((json.dumps(cut.to_dict(), ensure_ascii=False) + "\n").encode())
+
+
+def write_splits(folder: str | Path, splits: Mapping[str, Iterable[Cut]]) -> None:
+    """Write ``folder/{split}.jsonl.gz`` for all splits: all are written aside first, then renamed, ``train`` last."""
+    order = sorted(splits, key=lambda split: split != "train")  # contexts close in reverse: the first is renamed last
+    with contextlib.ExitStack() as stack:
+        for split in order:
+            aside = stack.enter_context(atomic(Path(folder) / f"{split}.jsonl.gz"))
+            write_cuts(aside, splits[split])
+
+
+def read_cuts(path: str | Path) -> CutSet:
+    """Read a manifest into memory."""
+    from lhotse import CutSet
+
+    return CutSet.from_file(path).to_eager()
