@@ -1,0 +1,28 @@
+"""Rebuild a recipe's curves and params_table.csv: ``python -m speechlab.report egs/aishell_asr``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speechlab.errors import UserError, cli
+from speechlab.reporting.curves import draw
+from speechlab.reporting.table import experiments, write_table
+
+
+@cli
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m speechlab.report", description=__doc__.split(":")[0])
+    parser.add_argument("recipe", type=Path, nargs="?", default=Path("."), help="a recipe's folder (default: here)")
+    args = parser.parse_args(argv)
+    folders = experiments(args.recipe)
+    if not folders:
+        raise UserError(f"no experiment in {args.recipe / 'exp'}: is {args.recipe} a recipe, and was it run?")
+    for folder in folders:
+        print(draw(folder) or f"{folder}: no metrics.jsonl with anything to draw")
+    print(f"{write_table(args.recipe)}: {len(folders)} experiments")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

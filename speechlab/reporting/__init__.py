@@ -1,0 +1,1 @@
+"""What a person looks at: curves and tables, made from the files that runs leave, never from live objects."""

@@ -1,0 +1,57 @@
+"""Reading what runs leave: a file that is missing, half-written or broken gives what there is of it, no exception."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> Any:
+    """The file's JSON, or None."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The file's YAML mapping, or {}."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """metrics.jsonl as (step lines, epoch lines), each sorted by step, bad lines left out.
+
+    A run that was killed and went on from a checkpoint may have written some steps twice: the second time counts.
+    """
+    kinds: dict[str, dict[int, dict[str, Any]]] = {"step": {}, "epoch": {}}
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+            kinds[record["kind"]][int(record["step"])] = record
+        except (ValueError, KeyError, TypeError):
+            continue
+    return tuple([lines[step] for step in sorted(lines)] for lines in kinds.values())  # type: ignore[return-value]
+
+
+def series(records: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of ``key`` where it is there and finite."""
+    pairs = [(int(r["step"]), float(r[key])) for r in records if number(r.get(key))]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def number(value: Any) -> bool:
+    """True for a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

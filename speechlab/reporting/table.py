@@ -1,0 +1,118 @@
+"""params_table.csv: a row an experiment, rebuilt from exp/*/ and written whole, never out of step with them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from speechlab.files import write_text
+from speechlab.reporting.metrics import number, read_json, read_metrics, read_yaml, series
+
+# The columns that every recipe's table starts with; the figures of results.json stand after last_loss.
+CORE = ["experiment", "model", "optimiser", "learning_rate", "batch", "epochs", "first_loss", "last_loss"]
+RUN = ["grad_norm", "parameters", "wall_time", "device", "engine"]
+MARKS = ("config.yaml", "env.json", "metrics.jsonl", "results.json")
+# Config keys that have a core column already.
+_SHOWN = {"model.class", "optim.name", "optim.lr", "data.max_duration"}
+_GRAD_NORM_STEPS = 100
+
+
+def experiments(recipe: Path) -> list[Path]:
+    """The experiments' folders of a recipe: those of exp/*/ that hold anything a run leaves."""
+    return sorted(path for path in (recipe / "exp").glob("*") if any((path / mark).is_file() for mark in MARKS))
+
+
+def build(recipe: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The table's columns and rows.
+
+    ``epochs`` is how many were trained; ``first_loss`` the first step's that was logged; ``last_loss`` the last epoch's
+    mean; ``grad_norm`` the median over the last logged steps; ``wall_time`` h:mm:ss of training. An experiment that is
+    broken or half-way has a row with what there is.
+    """
+    folders = experiments(recipe)
+    configs = {path: _flat(read_yaml(path / "config.yaml")) for path in folders}
+    rows = []
+    figures: dict[str, None] = {}  # an ordered set
+    for path in folders:
+        row, found = _row(path, configs[path])
+        figures.update(dict.fromkeys(sorted(found)))
+        rows.append({**row, **found})
+    known = [config for config in configs.values() if config]
+    keys = dict.fromkeys(key for config in known for key in config if key not in _SHOWN)
+    different = [key for key in keys if len({_text(config.get(key)) for config in known}) > 1]
+    for path, row in zip(folders, rows):
+        row.update({key: _text(configs[path].get(key)) for key in different})
+    columns = [*CORE, *sorted(figures), *RUN, *different]
+    return columns, [{column: row.get(column, "") for column in columns} for row in rows]
+
+
+def write_table(recipe: Path) -> Path:
+    """Write ``recipe/params_table.csv`` (UTF-8, RFC 4180) and return its path."""
+    columns, rows = build(recipe)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(recipe / "params_table.csv", text.getvalue())
+    return recipe / "params_table.csv"
+
+
+def _row(path: Path, config: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """An experiment's core columns and its figures."""
+    steps, epochs = read_metrics(path / "metrics.jsonl")
+    env = read_json(path / "env.json")
+    env = env if isinstance(env, dict) else {}
+    losses, means = series(steps, "loss")[1], series(epochs, "train_loss")[1]
+    norms = series(steps, "grad_norm")[1][-_GRAD_NORM_STEPS:]
+    seconds = env.get("wall_seconds")
+    if not number(seconds):
+        seconds = sum(series(epochs, "seconds")[1]) or None
+    row = {
+        "experiment": path.name,
+        "model": _text(config.get("model.class")),
+        "optimiser": _text(config.get("optim.name")),
+        "learning_rate": _text(config.get("optim.lr")),
+        "batch": _text(config.get("data.max_duration", config.get("data.batch_size"))),
+        "epochs": str(len(epochs)) if epochs or steps else "",
+        "first_loss": _short((losses or means or [None])[0]),
+        "last_loss": _short((means or losses or [None])[-1]),
+        "grad_norm": _short(statistics.median(norms) if norms else None),
+        "parameters": _text(env.get("parameters")),
+        "wall_time": f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}" if seconds else "",
+        "device": _text(env.get("device")),
+        "engine": _text(env.get("engine") or env.get("container")),
+    }
+    figures = {}
+    results = read_json(path / "results.json")
+    for result in results if isinstance(results, list) else []:
+        if isinstance(result, dict) and {"test_set", "method", "metric"} <= result.keys():
+            name = "/".join(str(result[key]) for key in ("test_set", "method", "metric"))
+            figures[name] = _short(result.get("value"))
+    return row, figures
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            flat |= _flat(inner, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = inner
+    return flat
+
+
+def _text(value: Any) -> str:
+    """A cell: nothing for None, strings and numbers as they are, the rest as JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _short(value: Any) -> str:
+    """A measured figure with four significant digits."""
+    return f"{value:.4g}" if number(value) else ""

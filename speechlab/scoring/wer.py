@@ -1,0 +1,170 @@
+"""Character and word error rate through jiwer, with intervals, per-utterance counts, alignments, trn files for sclite.
+
+CER counts characters without spaces, so that it is the same number whether the text came with spaces or not, and the
+same that sclite gives on the trn files (one character a word).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jiwer
+
+from speechlab.scoring.bootstrap import interval
+from speechlab.scoring.layout import pad, width
+
+Unit = Literal["char", "word"]
+METRIC = {"char": "CER", "word": "WER"}
+PROTOCOL = {"char": "CER jiwer, no spaces", "word": "WER jiwer"}
+
+# What sclite's trn format reads as markup; both sides are changed alike, so no count moves.
+_TRN_MARKUP = str.maketrans("(){};@", "（）｛｝；＠")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One utterance of a test list: ``hyp`` is judged against ``ref`` unless ``error`` says why there is no answer."""
+
+    id: str
+    ref: str
+    hyp: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one utterance or of a list: substitutions, deletions, insertions, and units in the reference."""
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    length: int = 0
+
+    @property
+    def errors(self) -> int:
+        """All three kinds."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float | None:
+        """Errors per reference unit in percent; None without any reference unit."""
+        return 100 * self.errors / self.length if self.length else None
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One scored utterance: its counts, and pairs (reference unit, hypothesis unit), None where a side has nothing."""
+
+    item: Item
+    counts: Counts
+    pairs: list[tuple[str | None, str | None]]
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """A list's rate in percent, its 95 % bootstrap interval over utterances; failed items are counted, not scored."""
+
+    unit: Unit
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    counts: Counts
+    n: int
+    n_failed: int
+    utterances: list[Aligned]
+
+
+def units(text: str, unit: Unit) -> list[str]:
+    """``text`` as what is compared: its characters without spaces, or its words."""
+    return text.split() if unit == "word" else list("".join(text.split()))
+
+
+def mostly_hanzi(texts: Iterable[str]) -> bool:
+    """True if more than half of all characters (spaces aside) are Chinese characters."""
+    total = hanzi = 0
+    for text in texts:
+        characters = units(text, "char")
+        total += len(characters)
+        hanzi += sum("㐀" <= c <= "鿿" or "豈" <= c <= "﫿" or "\U00020000" <= c <= "\U000323af" for c in characters)
+    return hanzi * 2 > total
+
+
+def error_rate(items: Sequence[Item], unit: Unit, resamples: int = 2000, seed: int = 0) -> ErrorRate:
+    """Score a test list.
+
+    An empty hypothesis is all deletions; an empty reference adds its insertions and no length. Items with ``error`` are
+    left out and counted in ``n_failed``.
+
+    Args:
+        items: the list.
+        unit: ``char`` for CER, ``word`` for WER.
+        resamples: bootstrap draws.
+        seed: of the bootstrap.
+    """
+    scored = [item for item in items if item.error is None]
+    utterances: list[Aligned] = []
+    if scored:
+        # Characters go in as words: jiwer's process_characters would count the spaces between words as characters too.
+        out = jiwer.process_words(
+            [" ".join(units(item.ref, unit)) for item in scored], [" ".join(units(item.hyp, unit)) for item in scored]
+        )
+        utterances = [_aligned(*parts) for parts in zip(scored, out.references, out.hypotheses, out.alignments)]
+    counts = [utterance.counts for utterance in utterances]
+    total = Counts(*(sum(getattr(c, name) for c in counts) for name in Counts.__dataclass_fields__))
+    low, high = interval([c.errors for c in counts], [c.length for c in counts], resamples, seed=seed)
+    percent = (None, None) if low is None else (100 * low, 100 * high)
+    return ErrorRate(unit, total.rate, *percent, total, len(scored), len(items) - len(scored), utterances)
+
+
+def _aligned(item: Item, ref: list[str], hyp: list[str], chunks: list) -> Aligned:
+    """Counts and pairs from one utterance's jiwer alignment."""
+    pairs: list[tuple[str | None, str | None]] = []
+    found = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
+    for chunk in chunks:
+        left = ref[chunk.ref_start_idx : chunk.ref_end_idx] if chunk.type != "insert" else []
+        right = hyp[chunk.hyp_start_idx : chunk.hyp_end_idx] if chunk.type != "delete" else []
+        size = max(len(left), len(right))
+        found[chunk.type] += size
+        pairs += zip(left or [None] * size, right or [None] * size)
+    return Aligned(item, Counts(found["substitute"], found["delete"], found["insert"], len(ref)), pairs)
+
+
+def alignment(utterance: Aligned, columns: int = 100) -> str:
+    """Lines REF, HYP and error kinds (S, D, I), their pairs under each other, wrapped at ``columns`` cells."""
+    blocks: list[list[str]] = [["REF", "HYP", "   "]]
+    for ref, hyp in utterance.pairs:
+        kind = "I" if ref is None else "D" if hyp is None else "S" if ref != hyp else ""
+        cells = max(width(ref or ""), width(hyp or ""))
+        if width(blocks[-1][0]) + 1 + cells > columns and len(blocks[-1][0]) > 3:
+            blocks.append(["REF", "HYP", "   "])
+        for line, text in enumerate((ref or "*" * cells, hyp or "*" * cells, kind)):
+            blocks[-1][line] += " " + pad(text, cells)
+    return "\n".join(line.rstrip() for block in blocks for line in block if line.strip())
+
+
+def worst(rate: ErrorRate, count: int = 20) -> str:
+    """The ``count`` utterances with the most errors (of equals, the shorter first), aligned; '' without any error."""
+    chosen = [u for u in rate.utterances if u.counts.errors]
+    chosen.sort(key=lambda u: (-u.counts.errors, u.counts.length, u.item.id))
+    texts = []
+    for place, utterance in enumerate(chosen[:count], 1):
+        c = utterance.counts
+        percent = "no reference" if c.rate is None else f"{METRIC[rate.unit]} {c.rate:.1f} %"
+        kinds = f"S {c.substitutions}  D {c.deletions}  I {c.insertions}  of {c.length}"
+        texts.append(f"{place}. {utterance.item.id}  {percent}  {kinds}\n{alignment(utterance)}\n")
+    return "\n".join(texts)
+
+
+def trn(items: Iterable[tuple[str, str]], unit: Unit) -> str:
+    """NIST trn text of (id, text): units separated by spaces, the id in brackets at the line's end.
+
+    Brackets, braces and the like are written full-width, as sclite would read them as markup; spaces in an id become
+    underscores. Give sclite ``-s`` (it folds case otherwise) and ``-e utf-8``.
+    """
+    lines = []
+    for name, text in items:
+        name = "_".join(name.split()).translate(_TRN_MARKUP)
+        lines.append(" ".join([*units(text.translate(_TRN_MARKUP), unit), f"({name})"]) + "\n")
+    return "".join(lines)
