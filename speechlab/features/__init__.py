@@ -1,0 +1,1 @@
+"""Features: one definition each, shared by extraction, training, decoding and inference."""

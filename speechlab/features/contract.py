@@ -1,0 +1,154 @@
+"""The feature contract: everything that decides what number stands at a frame and bin, in one frozen record.
+
+It is a config's section ``features:``, it lies beside stored features as ``contract.json``, and every checkpoint carries
+one, so that inference builds the front end that training had. This module imports no torch: resolving a config is fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from speechlab.errors import UserError
+
+FILE = "contract.json"
+KALDI_EPSILON = 2.0**-23  # Kaldi floors energies at float32's machine epsilon before the logarithm
+_NOT_STORED = ("dither", "normalise")  # applied when a batch is made, so they leave stored numbers as they are
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureContract:
+    """Log mel filter banks as Kaldi's ``compute-fbank-feats`` makes them; names and defaults are Kaldi's but for these.
+
+    Attributes:
+        num_mel_bins: 80, as ESPnet and icefall have it (Kaldi: 23).
+        low_freq, high_freq: Hz; a ``high_freq`` of 0 is the Nyquist frequency, a negative one counts down from it.
+        log_floor: energies below it are raised to it before the logarithm.
+        scaling: amplitudes as 16-bit integers (Kaldi; full scale is 32768) or as floats (full scale is 1).
+        dither: standard deviation of the noise added to the scaled amplitudes, in training on the fly only: stored
+            features and inference have none.
+        snip_edges: True keeps only the frames that lie whole in the signal (Kaldi's default); False centres one frame
+            on every shift and mirrors the signal at its ends. False is our default, as icefall's: lhotse counts frames
+            as duration / shift, and its collation refuses the two frames fewer that True gives.
+        normalise: 'utterance' makes mean 0 and variance 1 per utterance and bin; done on batches, never stored.
+    """
+
+    kind: Literal["fbank"] = "fbank"
+    sample_rate: int = 16000
+    frame_length_ms: float = 25.0
+    frame_shift_ms: float = 10.0
+    num_mel_bins: int = 80
+    low_freq: float = 20.0
+    high_freq: float = 0.0
+    window: Literal["povey", "hanning", "hamming", "blackman", "rectangular"] = "povey"
+    preemphasis: float = 0.97
+    remove_dc_offset: bool = True
+    use_energy: bool = False
+    log_floor: float = KALDI_EPSILON
+    scaling: Literal["int16", "float"] = "int16"
+    dither: float = 0.0
+    snip_edges: bool = False
+    normalise: Literal["utterance", "none"] = "utterance"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, beginning with the field's name, where a value cannot be."""
+        for name, allowed in (("kind", ("fbank",)), ("scaling", ("int16", "float")), ("normalise", ("utterance", "none")),
+                              ("window", ("povey", "hanning", "hamming", "blackman", "rectangular"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.num_mel_bins < 1:
+            raise ValueError(f"num_mel_bins must be at least 1, not {self.num_mel_bins}")
+        if self.sample_rate < 1000:
+            raise ValueError(f"sample_rate is in Hz: at least 1000, not {self.sample_rate}")
+        if not 1 <= self.shift_samples <= self.length_samples:
+            raise ValueError(f"frame_shift_ms must be above 0 and at most frame_length_ms ({self.frame_length_ms}), "
+                             f"not {self.frame_shift_ms}")
+        nyquist = self.sample_rate / 2
+        if not 0 <= self.low_freq < self.top_freq <= nyquist:
+            raise ValueError(f"low_freq and high_freq must give a band within 0 to {nyquist:g} Hz, "
+                             f"not {self.low_freq:g} to {self.top_freq:g}")
+        if not 0 <= self.preemphasis <= 1:
+            raise ValueError(f"preemphasis must lie within 0 and 1, not {self.preemphasis}")
+        if not self.log_floor > 0 or self.dither < 0:
+            name = "log_floor must be above 0" if not self.log_floor > 0 else "dither must not be negative"
+            raise ValueError(f"{name}, not {self.log_floor if not self.log_floor > 0 else self.dither}")
+
+    @property
+    def length_samples(self) -> int:
+        """A frame's length in samples (Kaldi cuts the fraction off)."""
+        return int(self.sample_rate * 0.001 * self.frame_length_ms)
+
+    @property
+    def shift_samples(self) -> int:
+        """The distance between frames in samples."""
+        return int(self.sample_rate * 0.001 * self.frame_shift_ms)
+
+    @property
+    def top_freq(self) -> float:
+        """The upper edge of the highest mel bin, Hz."""
+        return self.high_freq if self.high_freq > 0 else self.sample_rate / 2 + self.high_freq
+
+    @property
+    def dim(self) -> int:
+        """Numbers a frame: the mel bins, and the log energy before them if ``use_energy``."""
+        return self.num_mel_bins + int(self.use_energy)
+
+    def frames(self, samples: int) -> int:
+        """How many frames ``samples`` samples at ``sample_rate`` make."""
+        if self.snip_edges:
+            return 0 if samples < self.length_samples else 1 + (samples - self.length_samples) // self.shift_samples
+        return (samples + self.shift_samples // 2) // self.shift_samples
+
+    def name(self) -> str:
+        """A folder's name, ``fbank80-3f2a``: kind, bins, and four hex digits of SHA-256 over what changes stored numbers."""
+        stored = {name: value for name, value in self.to_dict().items() if name not in _NOT_STORED}
+        return f"{self.kind}{self.num_mel_bins}-{hashlib.sha256(json.dumps(stored).encode()).hexdigest()[:4]}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by field, for JSON, YAML and checkpoints."""
+        # A float field given as a whole number (20 for 20.0) is the same contract: it must have the same name.
+        return {f.name: float(getattr(self, f.name)) if f.type == "float" else getattr(self, f.name)
+                for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "the feature contract") -> FeatureContract:
+        """The contract that :meth:`to_dict` wrote; UserError (naming ``where``) on a field that is unknown or impossible."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise UserError(f"{where} has a field '{unknown[0]}' that this version does not know (it knows "
+                            f"{', '.join(known)}): it was written by another version; make the features again")
+        try:
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def require_same(stored: FeatureContract, wanted: FeatureContract, where: str | Path, normalise: bool = False) -> None:
+    """Raise UserError naming the first field in which ``stored`` (found at ``where``) is not what is ``wanted``.
+
+    Compared are the fields that change stored numbers; ``normalise=True`` compares that field too (two models, or a
+    model and the front end before it). ``dither`` belongs to one training and is never compared.
+    """
+    mine, theirs = wanted.to_dict(), stored.to_dict()
+    for field in mine:
+        if field in _NOT_STORED and not (normalise and field == "normalise"):
+            continue
+        if theirs[field] != mine[field]:
+            raise UserError(f"{where}: features.{field} is {theirs[field]!r}, but {mine[field]!r} is wanted: make the "
+                            f"features again (stage 2), or set features.{field} to {theirs[field]!r}")
+
+
+def load_contract(folder: str | Path) -> FeatureContract:
+    """The contract of the features stored in ``folder``; UserError if the folder has none (its extraction never ended)."""
+    path = Path(folder) / FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return FeatureContract.from_dict(values["features"], str(path))
+    except FileNotFoundError:
+        raise UserError(f"no {path}: the features are not there or not complete; stage 2 makes them") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} cannot be read: remove it and make the features again (stage 2)") from None
