@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from speechlab import corpora
 
-    module = corpora.get(args.corpus)
+    module = corpora.load(args.corpus)
     options = parse_options(args.corpus, module, args.option, args.split_by)
     downloads = Path(os.environ.get("SPEECHLAB_DOWNLOADS") or "downloads")
     source = Path(args.source) if args.source else downloads / args.corpus
@@ -85,7 +85,8 @@ def parse_options(name: str, module: ModuleType, given: list[str], split_by: str
 
 def finish(splits: Mapping[str, CutSet], out: Path, nj: int = 1, shared_speakers: bool = False) -> dict[str, dict]:
     """Normalise, check, and write all splits (or, on any error, none) to ``out``; returns what summary.json holds."""
-    cuts = {split: sorted(some, key=lambda cut: cut.id) for split, some in splits.items()}
+    order = sorted(splits, key=lambda split: (split != "train", split))
+    cuts = {split: sorted(splits[split], key=lambda cut: cut.id) for split in order}
     _check_form(cuts)
     if not shared_speakers:
         _check_speakers(cuts)
@@ -157,7 +158,7 @@ def _find_bad(cuts: dict[str, list[MonoCut]], nj: int) -> dict[str, str]:
     jobs = [(path, [(cut.start, cut.duration) for cut in some]) for path, some in files.items()]
     checked = threaded(lambda job: check_audio(*job), jobs, nj)
     bad: dict[str, str] = {}
-    for some, reasons in zip(files.values(), progress(checked, "Checking audio", total=len(files))):
+    for reasons, some in zip(progress(checked, "Checking audio", total=len(files)), files.values()):
         bad.update({cut.id: reason for cut, reason in zip(some, reasons) if reason})
     for some in cuts.values():
         for cut in some:

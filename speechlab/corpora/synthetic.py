@@ -77,7 +77,7 @@ def prepare(folder: Path, out: Path, nj: int = 1, train: int = 200, dev: int = 3
     audio = Path(out) / "wav"
     cuts: dict[str, list] = {split: [] for split in SPEAKERS}
     made = threaded(lambda job: _make(audio, *job), jobs, nj)
-    for (split, *_), cut in zip(jobs, progress(made, "Making voices", total=len(jobs))):
+    for cut, (split, *_) in zip(progress(made, "Making voices", total=len(jobs)), jobs):
         cuts[split].append(cut)
     return {split: CutSet.from_cuts(some) for split, some in cuts.items()}
 

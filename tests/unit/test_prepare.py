@@ -1,4 +1,4 @@
-"""Stage 1's shared work: what is left out and why, when it fails, what it writes, and that a failure keeps what was there."""
+"""Stage 1's shared work: what is left out and why, when it fails, what it writes, what a failure keeps."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ def cut_file(path, keep=0.5):
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 def test_truncated_in_every_format(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
-    soundfile.write(path, 0.1 * np.random.default_rng(0).normal(size=48000), 16000)  # noise, so that no codec makes it tiny
+    soundfile.write(path, 0.1 * np.random.default_rng(0).normal(size=48000), 16000)  # noise: no codec makes it tiny
     assert check_audio(path, [(0, 3)]) == [None]
     assert check_audio(cut_file(path), [(0, 3)])[0].startswith("truncated")
 
@@ -67,8 +67,9 @@ def test_each_kind_of_bad_audio(tmp_path):
     def reason(name, seconds=0.5):
         return (check_audio(tmp_path / f"{name}.wav", [(0, seconds)])[0] or "good").split(":")[0]
 
-    expected = {"nan": "NaN", "inf": "NaN", "offset": "silent", "zeros": "silent", "opposite": "silent", "none": "empty",
-                "good": "good", "bytes": "empty", "words": "unreadable", "folder": "missing", "nowhere": "missing"}
+    expected = {"nan": "NaN", "inf": "NaN", "offset": "silent", "zeros": "silent", "opposite": "silent",
+                "none": "empty", "good": "good", "bytes": "empty", "words": "unreadable",
+                "folder": "missing", "nowhere": "missing"}
     assert {name: reason(name) for name in expected} == expected
     assert reason("short", 0.05) == "short"
     assert reason("good", 0.7) == "truncated"
@@ -200,7 +201,7 @@ def fake_corpus(monkeypatch, made, **attributes):
         return corpus(out / "wav")
 
     module = types.SimpleNamespace(prepare=prepare_fake, **attributes)
-    monkeypatch.setattr(corpora, "get", lambda name: module, raising=False)
+    monkeypatch.setattr(corpora, "load", lambda name: module)
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):

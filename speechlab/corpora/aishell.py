@@ -1,0 +1,153 @@
+"""AISHELL-1: 178 hours of read Mandarin, 400 speakers, by lhotse's own download and prepare functions.
+
+Bu et al. 2017, "AISHELL-1: An Open-Source Mandarin Speech Corpus and A Speech Recognition Baseline", OpenSLR 33.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechlab.corpora.cuts import threaded, utterance
+from speechlab.errors import UserError
+
+if TYPE_CHECKING:
+    from lhotse import CutSet
+
+ABOUT = "Mandarin, 178 h read by 400 speakers: AISHELL-1 (16 GB to download, or --data_dir)"
+LICENSE = "Apache-2.0"
+
+MIRRORS = ("https://www.openslr.org/resources", "https://openslr.elda.org/resources",
+           "https://openslr.magicdatatech.com/resources")
+PARTS = ("train", "dev", "test")
+_TRANSCRIPT = "transcript/aishell_transcript_v0.8.txt"
+
+
+def fetch(root: Path) -> Path:
+    """Download and unpack to ``root/aishell`` (an interrupted download goes on); nothing to do if that is complete."""
+    from lhotse.recipes.aishell import download_aishell
+
+    root = Path(root)
+    folder = root / "aishell"
+    if all((folder / name / ".completed").is_file() for name in ("data_aishell", "resource_aishell")):
+        return folder
+    tried = []
+    for mirror in MIRRORS:
+        try:
+            with _careful():
+                return download_aishell(root, base_url=mirror)
+        except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in (28, 122):
+                raise  # the disk is full: another mirror won't help
+            tried.append(f"{mirror} ({error or type(error).__name__})")
+    raise UserError(f"aishell could not be downloaded to {root}; tried {', '.join(tried)}. What has come is kept: run "
+                    "it again to go on; or unpack data_aishell.tgz, and the wav/*.tar.gz in it, by hand and give that "
+                    "folder with --data_dir; or use --corpus mini")
+
+
+@contextmanager
+def _careful() -> Iterator[None]:
+    """While lhotse works: a silent server is an error after a minute, and archives can't write outside their folder."""
+    timeout, had = socket.getdefaulttimeout(), tarfile.TarFile.__dict__.get("extraction_filter")
+    socket.setdefaulttimeout(60)
+    if hasattr(tarfile, "data_filter"):  # PEP 706: all Pythons that still get security fixes
+        tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(timeout)
+        tarfile.TarFile.extraction_filter = had
+
+
+def prepare(folder: Path, out: Path, nj: int = 1) -> dict[str, CutSet]:
+    """Read ``folder/data_aishell`` (or ``folder`` itself, if it is that) as lhotse does; ids are the files' names."""
+    from lhotse import CutSet
+
+    folder = find(Path(folder))
+    files = {part: sorted((folder / "data_aishell/wav" / part).rglob("*.wav")) for part in PARTS}
+    try:
+        manifests, broken = _lhotse(folder), []
+    except Exception:  # lhotse stops at the first header that it can't read, with one of many kinds of error
+        everything = [path for some in files.values() for path in some]
+        broken = [path for path, header in zip(everything, threaded(_readable, everything, nj)) if not header]
+        if not broken:
+            raise
+        with tempfile.TemporaryDirectory() as aside:
+            manifests = _lhotse(_links(folder, Path(aside), set(broken), everything))
+    splits = {}
+    for part in PARTS:
+        speech = {supervision.recording_id: supervision for supervision in manifests[part]["supervisions"]}
+        cuts = []
+        for recording in manifests[part]["recordings"]:
+            cut, supervision = recording.to_cut(), speech[recording.id]
+            cut.id, supervision.language, cut.supervisions = recording.id, "zh", [supervision]
+            cuts.append(cut)
+        # No word is known of these, but they count as bad audio, which speechlab.prepare lists.
+        cuts += [utterance(path.stem, path, "?", path.parent.name, "zh") for path in broken if path in files[part]]
+        splits[part] = CutSet.from_cuts(sorted(cuts, key=lambda cut: cut.id))
+    silent = sum(map(len, files.values())) - sum(map(len, splits.values()))
+    if silent:
+        print(f"note: {silent} recordings have no transcript in {_TRANSCRIPT} and are left out", file=sys.stderr)
+    return splits
+
+
+def find(folder: Path) -> Path:
+    """The folder that holds ``data_aishell``, checked; the user may have named that one, or the one above it."""
+    if (folder / _TRANSCRIPT).is_file() and folder.resolve().name == "data_aishell":
+        folder = folder.resolve().parent
+    data = folder / "data_aishell"
+    if not (data / _TRANSCRIPT).is_file():
+        raise UserError(f"{folder} is not AISHELL-1: there is no data_aishell/{_TRANSCRIPT} in it; give the folder "
+                        "that data_aishell.tgz was unpacked in")
+    for part in PARTS:
+        if next((data / "wav" / part).rglob("*.wav"), None) is None:
+            packed = any((data / "wav").glob("*.tar.gz"))
+            todo = f"unpack the archives there: cd {data / 'wav'} && for a in *.tar.gz; do tar xzf $a; done" if packed \
+                else "unpack data_aishell.tgz again"
+            raise UserError(f"{data / 'wav' / part} has no wav files: {todo}")
+    return folder
+
+
+def _lhotse(folder: Path) -> dict:
+    from lhotse.recipes.aishell import prepare_aishell
+
+    logging.disable(logging.WARNING)  # two lines for each recording without transcript: counted in one, by prepare
+    try:
+        manifests = prepare_aishell(folder)
+    finally:
+        logging.disable(logging.NOTSET)
+    for part in manifests.values():
+        for recording in part["recordings"]:  # while the links of _links() are there
+            recording.sources[0].source = os.path.realpath(recording.sources[0].source)
+    return manifests
+
+
+def _readable(path: Path) -> bool:
+    import soundfile
+
+    try:
+        return soundfile.info(str(path)).frames > 0
+    except (soundfile.SoundFileError, OSError):
+        return False
+
+
+def _links(folder: Path, aside: Path, without: set[Path], files: list[Path]) -> Path:
+    """The same tree made of links, less the files that stop lhotse."""
+    (aside / "data_aishell").mkdir()
+    (aside / "data_aishell/transcript").symlink_to((folder / "data_aishell/transcript").resolve())
+    for part in PARTS:
+        (aside / "data_aishell/wav" / part).mkdir(parents=True)
+    for path in files:
+        if path not in without:
+            link = aside / path.relative_to(folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+    return aside

@@ -1,0 +1,218 @@
+"""A corpus of one's own: a folder of audio files and a ``manifest.tsv`` that says what they are.
+
+``manifest.tsv`` is UTF-8, separated by tabs, with a header line. ``path`` (relative to the folder, or absolute) and
+what the recipe learns from (``text``) must be there; ``speaker``, ``split`` (train, dev, test or test_...) and
+``language`` (zh, en...) may be; any other column is kept as a custom field of the supervision. Audio: whatever
+soundfile reads, at any rate, with any number of channels.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechlab.corpora.cuts import threaded, utterance
+from speechlab.errors import UserError
+from speechlab.progress import progress
+
+if TYPE_CHECKING:
+    from lhotse import CutSet
+
+ABOUT = "your own: a folder with manifest.tsv (path, text; optional speaker, split, language)"
+LICENSE = "yours"
+SPEAKERS_SHARED = True  # checked here, since a random split must have them so
+
+MANIFEST = "manifest.tsv"
+_SHARE = 0.1  # of dev, and of test
+_SPLIT_NAMES = {"training": "train", "valid": "dev", "val": "dev", "validation": "dev", "development": "dev",
+                "eval": "test", "evaluation": "test", "testing": "test"}
+Row = dict[str, str]
+
+
+def fetch(root: Path) -> Path:
+    """There is nothing to fetch: always a UserError."""
+    raise UserError(f"folder is a corpus of your own: give its folder, which holds {MANIFEST}, with --data_dir DIR")
+
+
+def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "", need: str = "text",
+            shared_speakers: bool = False) -> dict[str, CutSet]:
+    """Read ``folder/manifest.tsv`` and split it 80/10/10.
+
+    split_by: ``column``, ``speaker`` or ``random``; by default the first of these that the manifest allows (three
+    speakers at least). need: the columns, separated by commas, that must be there and filled in every line.
+    shared_speakers: accept that the split column puts a speaker into two splits.
+    """
+    from lhotse import CutSet
+
+    manifest = Path(folder) / MANIFEST
+    rows = read_manifest(manifest, need.split(","))
+    by_path = split_rows(rows, manifest, split_by, shared_speakers)
+    ids = name_rows(rows)
+
+    def cut(row: Row):
+        custom = {key: value for key, value in row.items()
+                  if key not in ("path", "text", "speaker", "split", "language") and value}
+        return utterance(ids[row["path"]], manifest.parent / row["path"], row.get("text"), row.get("speaker") or None,
+                         row.get("language") or None, **custom)
+
+    splits: dict[str, list] = defaultdict(list)
+    for made, row in zip(progress(threaded(cut, rows, nj), "Reading headers", total=len(rows)), rows):
+        splits[by_path[row["path"]]].append(made)
+    return {split: CutSet.from_cuts(splits[split]) for split in sorted(splits)}
+
+
+def read_manifest(manifest: Path, need: Iterable[str] = ("text",)) -> list[Row]:
+    """The lines of a manifest as dicts. What is wrong with it is one UserError that names lines and what to do."""
+    need = ["path", *need]
+    if not manifest.is_file():
+        raise UserError(f"{manifest.parent} has no {MANIFEST}: write one, separated by tabs, with a header line and "
+                        f"the columns {', '.join(need)} (speaker, split and language if you have them)")
+    try:
+        with open(manifest, encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{manifest} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    header = [name.strip() for name in lines[0]] if lines else []
+    lacks = [name for name in need if name not in header]
+    if lacks:
+        hint = " (is it separated by tabs?)" if len(header) < 2 else ""
+        raise UserError(f"{manifest} lacks the column {', '.join(lacks)}: its header line has "
+                        f"{', '.join(header) or 'nothing'}{hint}")
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise UserError(f"{manifest} has two columns named {twice[0]}: rename one")
+    numbered = [(number, line) for number, line in enumerate(lines[1:], 2) if any(field.strip() for field in line)]
+    if not numbered:
+        raise UserError(f"{manifest} has a header line and nothing under it")
+    _refuse(manifest, [number for number, line in numbered if len(line) != len(header)],
+            lambda n: f"{len(lines[n - 1])} fields", f"lines don't have the header's {len(header)} fields",
+            "separate all fields with one tab")
+    rows = {number: dict(zip(header, map(str.strip, line))) for number, line in numbered}
+    for name in need:
+        _refuse(manifest, [number for number, row in rows.items() if not row[name]], lambda n: rows[n]["path"],
+                f"lines have an empty {name}", "fill it in or remove the line")
+    first: dict[Path, int] = {}
+    for number, row in rows.items():
+        first.setdefault(manifest.parent / row["path"], number)
+    _refuse(manifest, [n for n, row in rows.items() if first[manifest.parent / row["path"]] != n],
+            lambda n: rows[n]["path"], "lines name a file that a line above them names too", "keep one of them")
+    _refuse(manifest, [n for n, row in rows.items() if not (manifest.parent / row["path"]).is_file()],
+            lambda n: rows[n]["path"], "files that it names are not there",
+            f"paths are relative to {manifest.parent}; add the files or remove the lines")
+    return list(rows.values())
+
+
+def split_rows(rows: list[Row], manifest: Path, split_by: str = "", shared_speakers: bool = False) -> dict[str, str]:
+    """Which split each row's path belongs to; see :func:`prepare` for the ways."""
+    speakers = {row.get("speaker", "") for row in rows}
+    ways = {"column": "split" in rows[0], "speaker": "" not in speakers and len(speakers) >= 3, "random": True}
+    if split_by and split_by not in ways:
+        raise UserError(f"--split_by {split_by}: it must be one of {', '.join(ways)}", status=2)
+    if split_by and not ways[split_by]:
+        lack = "a column split" if split_by == "column" else "a column speaker, filled in, with at least three speakers"
+        raise UserError(f"--split_by {split_by} needs {lack}: {manifest} has none; use --split_by random")
+    if len(rows) < 3:
+        raise UserError(f"{manifest} has {len(rows)} utterances: at least three are needed (train, dev, test)")
+    way = split_by or next(way for way, possible in ways.items() if possible)
+    if way == "speaker":
+        by_speaker = split_speakers(Counter(row["speaker"] for row in rows))
+        return {row["path"]: by_speaker[row["speaker"]] for row in rows}
+    if way == "random":
+        if speakers - {""}:
+            print(f"note: {manifest} is split at random, so the test's speakers are heard in training", file=sys.stderr)
+        return split_random([row["path"] for row in rows])
+    return _split_column(rows, manifest, shared_speakers)
+
+
+def split_speakers(utterances: dict[str, int], parts: tuple[str, ...] = ("test", "dev"),
+                   share: float = _SHARE) -> dict[str, str]:
+    """Give each part whole speakers worth about ``share`` of all utterances, by a hash's order; the rest is train's.
+
+    A speaker who alone has more than one and a half shares is passed over, unless there is no other. A new file
+    moves at most the speakers at a boundary.
+    """
+    left = sorted(utterances, key=_hash)
+    wanted = share * sum(utterances.values())
+    split: dict[str, str] = {}
+    for index, part in enumerate(parts):
+        most = len(left) - (len(parts) - index)  # leave one speaker for each part that follows, and for train
+        taken: list[str] = []
+        for speaker in left:
+            has = sum(utterances[s] for s in taken)
+            if has < wanted and len(taken) < most and has + utterances[speaker] <= 1.5 * wanted:
+                taken.append(speaker)
+        taken = taken or [min(left, key=lambda speaker: utterances[speaker])]
+        split.update(dict.fromkeys(taken, part))
+        left = [speaker for speaker in left if speaker not in taken]
+    return {**split, **dict.fromkeys(left, "train")}
+
+
+def split_random(paths: list[str], parts: tuple[str, ...] = ("test", "dev"), share: float = _SHARE) -> dict[str, str]:
+    """Each path by its own hash, so that a new file moves no other; a part that would stay empty gets one path."""
+    order = sorted(paths, key=_hash)
+    bounds = [((i + 1) * share, part) for i, part in enumerate(parts)]
+    split = {path: next((part for bound, part in bounds if _hash(path) < bound), "train") for path in paths}
+    for part in parts:
+        if part not in split.values():
+            counts = Counter(split.values())
+            split[next(path for path in order if counts[split[path]] > 1)] = part
+    if "train" not in split.values():
+        split[order[-1]] = "train"
+    return split
+
+
+def _split_column(rows: list[Row], manifest: Path, shared_speakers: bool) -> dict[str, str]:
+    split = {row["path"]: _SPLIT_NAMES.get(row["split"].lower(), row["split"].lower()) for row in rows}
+    strange = sorted(row["split"] for row in rows if not re.fullmatch(r"train|dev|test(_\w+)?", split[row["path"]]))
+    if strange:
+        raise UserError(f"{manifest}: split {strange[0]!r} is none of train, dev, test, test_NAME: correct it")
+    train = [row for row in rows if split[row["path"]] == "train"]
+    there = {name.partition("_")[0] for name in split.values()}
+    parts = tuple(part for part in ("test", "dev") if part not in there)
+    if not train:
+        raise UserError(f"{manifest}: no line has the split train: correct the column, or give --split_by random")
+    if parts:  # a corpus with train and test only, or none but train: taken from train, by speakers if that can be
+        speakers = Counter(row.get("speaker", "") for row in train)
+        if "" not in speakers and len(speakers) > len(parts):
+            by_speaker = split_speakers(speakers, parts)
+            split.update({row["path"]: by_speaker[row["speaker"]] for row in train})
+        elif len(train) > len(parts):
+            split.update(split_random([row["path"] for row in train], parts))
+        else:
+            raise UserError(f"{manifest}: too few lines have the split train to take {' and '.join(parts)} from them")
+    where: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        where[row.get("speaker", "")].add(split[row["path"]].partition("_")[0])
+    shared = sorted(speaker for speaker, found in where.items() if speaker and len(found) > 1)
+    if shared and not shared_speakers:
+        more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
+        raise UserError(f"{manifest}: speaker {shared[0]}{more} is in {' and '.join(sorted(where[shared[0]]))}, so the "
+                        "test would not be on unseen voices: use --split_by speaker, or correct the column split")
+    return split
+
+
+def name_rows(rows: list[Row]) -> dict[str, str]:
+    """An id for each path: no suffix, no spaces, slashes or brackets: Kaldi's and sclite's files break at them."""
+    stems = {row["path"]: str(Path(row["path"]).with_suffix("")).strip("./") for row in rows}
+    plain = {path: re.sub(r"[\s/\\()]+", "-", stem) for path, stem in stems.items()}
+    count = Counter(plain.values())
+    return {path: id if count[id] == 1 else f"{id}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+            for path, id in plain.items()}
+
+
+def _hash(name: str) -> float:
+    """A number in [0, 1) that depends on ``name`` alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+
+
+def _refuse(manifest: Path, lines: list[int], show: Callable[[int], str], what: str, todo: str) -> None:
+    """One UserError for all ``lines`` that share a fault: how many, the first three, what to do."""
+    if lines:
+        some = ", ".join(f"line {n}: {show(n)}" for n in lines[:3]) + (", ..." if len(lines) > 3 else "")
+        raise UserError(f"{manifest}: {len(lines)} {what} ({some}): {todo}")

@@ -1,0 +1,191 @@
+"""A corpus of one's own: how it is split, what is kept of it, and each way in which its manifest can be wrong."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechlab import prepare
+from speechlab.corpora import folder
+from speechlab.errors import UserError
+
+
+def audio(path, rate=16000, channels=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = 0.1 * np.random.default_rng(0).normal(size=(rate // 2, channels))
+    soundfile.write(path, sound, rate)
+
+
+def write(root, header, *rows, make=True):
+    """A manifest with these lines, and the audio that its first column names."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "manifest.tsv").write_text("\n".join("\t".join(row) for row in (header, *rows)) + "\n", encoding="utf-8")
+    for row in rows if make else ():
+        if row and row[0] and not (root / row[0]).exists():
+            audio(root / row[0])
+    return root
+
+
+def speakers_folder(root, **utterances):
+    rows = [(f"{name}/{i}.flac", f"text {i}", name) for name, count in utterances.items() for i in range(count)]
+    return write(root, ("path", "text", "speaker"), *rows)
+
+
+def test_any_format_rate_and_channels_through_the_whole_stage(tmp_path, capsys):
+    root = tmp_path / "my voice 我的"
+    kinds = {"a.wav": (8000, 1), "b b.flac": (44100, 2), "深/c.ogg": (22050, 1), "d.mp3": (16000, 2),
+             "e.wav": (48000, 3)}
+    for name, (rate, channels) in kinds.items():
+        audio(root / name, rate, channels)
+    write(root, ("path", "text", "mood"), *((name, "你好，世界", "glad" if name == "a.wav" else "") for name in kinds))
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data"), "--nj", "2"]) == 0
+    from lhotse import CutSet
+
+    cuts = {cut.id: cut for split in ("train", "dev", "test")
+            for cut in CutSet.from_file(tmp_path / f"data/{split}.jsonl.gz")}
+    assert set(cuts) == {"a", "b-b", "深-c", "d", "e"}
+    assert [cuts[id].sampling_rate for id in ("a", "b-b", "深-c", "d", "e")] == [8000, 44100, 22050, 16000, 48000]
+    assert cuts["a"].supervisions[0].mood == "glad" and "mood" not in cuts["e"].supervisions[0].custom
+    assert {cut.supervisions[0].text for cut in cuts.values()} == {"你好世界"}
+    counted = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert (sum(int(c[4]) for c in counted), sum(int(c[5]) for c in counted)) == (4, 3)  # resampled, mixed down
+
+
+def test_by_speaker_is_disjoint_balanced_and_steady(tmp_path):
+    sizes = {f"s{i:02d}": 3 + i % 5 for i in range(40)}
+    split = folder.split_speakers(sizes)
+    share = Counter()
+    for speaker, part in split.items():
+        share[part] += sizes[speaker] / sum(sizes.values())
+    assert set(split) == set(sizes) and 0.08 < share["dev"] < 0.15 and 0.08 < share["test"] < 0.15
+    more = folder.split_speakers({**sizes, "s00": 4})
+    assert sum(more[speaker] != split[speaker] for speaker in sizes) <= 2
+
+
+@pytest.mark.parametrize("sizes, largest", [({"a": 5, "b": 5, "c": 5}, None), ({"a": 100, "b": 1, "c": 1}, "a"),
+                                            ({"a": 1, "b": 200, "c": 9, "d": 9}, "b")])
+def test_few_speakers_leave_the_largest_to_train(sizes, largest):
+    split = folder.split_speakers(sizes)
+    assert set(split.values()) == {"train", "dev", "test"} and split.get(largest, "train") == "train"
+
+
+def test_random_moves_no_other_file():
+    paths = [f"{i}.wav" for i in range(1000)]
+    split, count = folder.split_random(paths), Counter(folder.split_random(paths).values())
+    assert 70 < count["dev"] < 130 and 70 < count["test"] < 130
+    more = folder.split_random([*paths, "new.wav"])
+    assert {path: more[path] for path in paths} == split
+    for few in (["a", "b", "c"], ["x.wav", "y.wav", "z.wav", "w.wav"]):
+        assert set(folder.split_random(few).values()) == {"train", "dev", "test"}
+
+
+def splits_of(root, **options):
+    made = folder.prepare(root, root, **options)
+    return {split: {cut.supervisions[0].speaker for cut in cuts} for split, cuts in made.items()}
+
+
+def test_which_way_by_default(tmp_path, capsys):
+    where = {"a": "train", "b": "valid", "c": "test"}
+    rows = [(f"{speaker}{i}.wav", "x", speaker, split) for speaker, split in where.items() for i in range(2)]
+    root = write(tmp_path / "column", ("path", "text", "speaker", "split"), *rows)
+    assert splits_of(root) == {"train": {"a"}, "dev": {"b"}, "test": {"c"}}
+    by_speaker = splits_of(speakers_folder(tmp_path / "speaker", a=3, b=3, c=3))
+    assert sorted(len(names) for names in by_speaker.values()) == [1, 1, 1]
+    assert capsys.readouterr().err.count("random") == 0
+    assert splits_of(speakers_folder(tmp_path / "two", a=10, b=10))["train"] == {"a", "b"}
+    assert "split at random" in capsys.readouterr().err
+
+
+def test_a_column_without_dev(tmp_path):
+    rows = [(f"{s}{i}.wav", "x", s, "test" if s == "e" else "train") for s in "abcde" for i in range(2)]
+    found = splits_of(write(tmp_path, ("path", "text", "speaker", "split"), *rows))
+    assert found["test"] == {"e"} and len(found["dev"]) == 1 and found["train"] | found["dev"] == set("abcd")
+
+
+def test_a_speaker_in_two_splits(tmp_path):
+    rows = [(f"{i}.wav", "x", "ann", split) for i, split in enumerate(["train", "dev", "test"])]
+    root = write(tmp_path, ("path", "text", "speaker", "split"), *rows)
+    for options in ({}, {"split_by": "column"}):
+        with pytest.raises(UserError, match="speaker ann is in dev and test and train.*--split_by speaker"):
+            folder.prepare(root, root, **options)
+    assert splits_of(root, shared_speakers=True) == {"train": {"ann"}, "dev": {"ann"}, "test": {"ann"}}
+    assert set(splits_of(root, split_by="random")) == {"train", "dev", "test"}
+
+
+GOOD = [(f"{i}.wav", f"word {i}") for i in range(4)]
+WRONG = {
+    "no path column": (("file", "text"), GOOD, "lacks the column path: its header line has file, text"),
+    "no text column": (("path", "label"), GOOD, "lacks the column text"),
+    "commas": (("path,text",), [("0.wav,a",)], "lacks the column path, text.*separated by tabs"),
+    "twice the column": (("path", "text", "text"), [(*row, "") for row in GOOD], "two columns named text"),
+    "no rows": (("path", "text"), [], "nothing under it"),
+    "too few": (("path", "text"), GOOD[:2], "2 utterances: at least three"),
+    "a short line": (("path", "text"), [*GOOD, ("4.wav",)], r"1 lines don't have .* 2 fields \(line 6: 1 fields"),
+    "empty text": (("path", "text"), [*GOOD, ("4.wav", " ")], r"1 lines have an empty text \(line 6: 4.wav"),
+    "same file": (("path", "text"), [*GOOD, ("./0.wav", "b")], r"line 6: \./0.wav.*keep one"),
+    "unknown split": (("path", "text", "split"), [(*row, "trian") for row in GOOD], "'trian' is none of train, dev"),
+    "no train": (("path", "text", "split"), [(*row, "test") for row in GOOD], "no line has the split train"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_manifests(tmp_path, capsys, name):
+    header, rows, message = WRONG[name]
+    root = write(tmp_path / "d", header, *rows, make=name != "commas")
+    with pytest.raises(UserError, match=message):
+        folder.prepare(root, tmp_path)
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data")]) == 1
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "manifest.tsv" in error
+
+
+def test_missing_files_are_counted_and_some_named(tmp_path):
+    root = write(tmp_path, ("path", "text"), *GOOD, *((f"gone{i}.wav", "x") for i in range(5)), make=False)
+    for i in range(4):
+        audio(root / f"{i}.wav")
+    with pytest.raises(UserError, match=r"5 files that .* not there \(line 6: gone0.wav, .*gone2.wav, \.\.\.\)"):
+        folder.prepare(root, tmp_path)
+
+
+def test_no_manifest_no_folder_wrong_encoding(tmp_path, capsys):
+    (tmp_path / "d").mkdir()
+    with pytest.raises(UserError, match="has no manifest.tsv: write one.*path, text"):
+        folder.prepare(tmp_path / "d", tmp_path)
+    assert prepare.main(["folder", "--from", str(tmp_path / "none"), "--to", str(tmp_path / "data")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    (tmp_path / "d/manifest.tsv").write_bytes("path\ttext\na.wav\t你好\n".encode("gb18030"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        folder.prepare(tmp_path / "d", tmp_path)
+    with pytest.raises(UserError, match="--data_dir"):
+        folder.fetch(tmp_path)
+
+
+@pytest.mark.parametrize("way, message", [("speaker", "needs a column speaker"), ("column", "needs a column split"),
+                                          ("colour", "must be one of column, speaker, random")])
+def test_ways_that_are_not_possible(tmp_path, way, message):
+    root = write(tmp_path, ("path", "text"), *GOOD)
+    with pytest.raises(UserError, match=message):
+        folder.prepare(root, tmp_path, split_by=way)
+
+
+def test_other_columns_may_be_what_a_recipe_needs(tmp_path):
+    root = write(tmp_path, ("path", "label"), *((f"{i}.wav", "yes") for i in range(4)))
+    cuts = folder.prepare(root, tmp_path, need="label")
+    supervision = next(iter(cuts["train"])).supervisions[0]
+    assert supervision.label == "yes" and supervision.text is None
+    with pytest.raises(UserError, match="lacks the column text"):
+        folder.prepare(root, tmp_path)
+
+
+def test_quotes_bom_and_windows_line_ends(tmp_path):
+    write(tmp_path, ("path", "text"), *GOOD)
+    (tmp_path / "manifest.tsv").write_bytes(
+        "\ufeffpath\ttext\r\n0.wav\t\"say\r\n1.wav\tit's\r\n\r\n2.wav\tc\r\n".encode())
+    assert [row["text"] for row in folder.read_manifest(tmp_path / "manifest.tsv")] == ['"say', "it's", "c"]
+
+
+def test_ids_stay_apart():
+    ids = folder.name_rows([{"path": p} for p in ("a/b.wav", "a-b.wav", "a/b.flac", "c (1).wav", "/abs/d.wav")])
+    assert len(set(ids.values())) == 5 and ids["c (1).wav"] == "c-1-" and ids["/abs/d.wav"] == "abs-d"
+    assert not any(character in id for id in ids.values() for character in " /()")
