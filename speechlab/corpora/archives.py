@@ -50,12 +50,20 @@ def only(wanted: dict[str, str]) -> Pick:
     return pick
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as the archive that its name says (a plain .tar, which has no such beginning, passes)."""
+    beginnings = {".zip": b"PK", ".whl": b"PK", ".deb": b"!<arch>", ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b",
+                  ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}
+    with open(path, "rb") as file:
+        return file.read(8).startswith(beginnings.get(path.suffix.lower() if path.suffix != ".part" else "", b""))
+
+
 def extract(archive: Path, to: Path, pick: Pick = everything) -> int:
     """Write the archive's members that ``pick`` wants under the folder ``to``; returns how many files were written.
 
-    Known by name: ``.tar`` (also .gz .bz2 .xz), ``.tgz``, ``.zip``, ``.whl``, ``.deb``. Raises a UserError for an archive
-    that is damaged, unsafe or of another kind, or that holds nothing wanted. ``to`` may be left with part of the files
-    then: extract aside and rename (``files.atomic``).
+    Known by name: ``.tar`` (also .gz .bz2 .xz), ``.tgz``, ``.zip``, ``.whl``, ``.deb``. Raises a UserError for one that
+    is damaged, unsafe or of another kind, or that holds nothing wanted. ``to`` may be left with part of the files then:
+    extract aside and rename (``files.atomic``).
     """
     count = 0
     try:
@@ -117,7 +125,7 @@ def _open_tar(file: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) -> 
         # A symbolic link is relative to its own folder, a hard link to the archive's root.
         _link(member.name if member.issym() else "", member.linkname, archive)
     elif not member.isreg():
-        raise UserError(f"{archive} is unsafe: its member {member.name!r} is a device or a pipe; nothing of it was kept")
+        raise UserError(f"{archive} is unsafe: its member {member.name!r} is a device; nothing of it was kept")
     try:
         return file.extractfile(member)  # follows links inside the archive; None for one to a folder
     except KeyError:  # a link to what the archive doesn't hold

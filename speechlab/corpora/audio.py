@@ -1,0 +1,20 @@
+"""Writing audio that a corpus module makes or converts."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+
+def write_flac(path: Path, samples: np.ndarray, rate: int) -> None:
+    """Write mono ``samples`` (float in [-1, 1] or int16), shape (samples,), as 16-bit flac; makes the folder.
+
+    Encoded in memory, since libsndfile hides why a write to disk failed, and a full disk should be called by its name.
+    """
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, rate, format="FLAC", subtype="PCM_16")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded.getbuffer())

