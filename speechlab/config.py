@@ -212,19 +212,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override (repeatable)")
     parser.add_argument("--json", action="store_true", help="print JSON with the sections' short names as well")
     args = parser.parse_args(argv)
-    config = load(args.config, args.set)
+    found = load(args.config, args.set)
     if not args.json:
-        print(dump(config), end="")
+        print(dump(found), end="")
         return 0
     names = {}
-    for field in dataclasses.fields(config):
-        section = getattr(config, field.name)
+    for field in dataclasses.fields(found):
+        section = getattr(found, field.name)
         if dataclasses.is_dataclass(section):
             names[field.name] = section.name() if hasattr(section, "name") and callable(section.name) \
                 else f"{field.name}-{short_hash(section)}"
-    print(json.dumps({"resolved": to_dict(config), "names": names}, ensure_ascii=False))
+    print(json.dumps({"resolved": to_dict(found), "names": names}, ensure_ascii=False))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from speechlab import config  # not this copy named __main__, whose classes are not the ones that tasks know
+
+    raise SystemExit(config.main())

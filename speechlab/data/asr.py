@@ -55,7 +55,7 @@ class SpeechDataset(Dataset):
     """A batch of cuts to ``{"x": (B, T, bins), "x_lens", "y": (B, U) token ids, "y_lens", "ids"}``.
 
     Args:
-        features: ``(cut, epoch) -> (T, bins)`` float tensor, normalised.
+        features: ``cut -> (T, bins)`` float tensor, normalised.
         tokenizer: text to ids.
         augment: applied to training features, seeded by (seed, epoch, cut id).
     """
@@ -81,26 +81,20 @@ class SpeechDataset(Dataset):
 
 
 class CachedFeatures:
-    """Stored features, normalised, kept in memory as float16 up to ``limit`` bytes: small corpora are read once."""
+    """``read``'s features kept in memory as float16, up to ``limit`` bytes: a small corpus is read once."""
 
-    def __init__(self, normalise: Callable[[Tensor], Tensor], load: Callable[[Any], np.ndarray], limit: int = 2 << 30):
-        self.normalise, self.load, self.limit = normalise, load, limit
+    def __init__(self, read: Callable[[Any], np.ndarray], limit: int = 2 << 30):
+        self.read, self.limit, self.bytes = read, limit, 0
         self.kept: dict[str, Tensor] = {}
-        self.bytes = 0
 
     def __call__(self, cut: Any) -> Tensor:
-        if cut.id in self.kept:
-            return self.kept[cut.id].float()
-        try:
-            x = self.normalise(torch.from_numpy(np.array(self.load(cut), dtype=np.float32)))
-        except FileNotFoundError as error:
-            raise UserError(f"features of {cut.id} are gone ({error.filename}): ./run.sh --stage 2 makes them "
-                            "again") from None
-        half = x.half()
-        if self.bytes + half.nbytes <= self.limit:
+        if cut.id not in self.kept:
+            half = torch.from_numpy(self.read(cut)).half()
+            if self.bytes + half.nbytes > self.limit:
+                return half.float()  # rounded as the kept ones are: which fit must not change a result
             self.kept[cut.id] = half
             self.bytes += half.nbytes
-        return half.float()  # rounded the same at the first reading as at the later ones
+        return self.kept[cut.id].float()
 
 
 class EpochLoader:
@@ -113,6 +107,7 @@ class EpochLoader:
                  rank: int = 0, world_size: int = 1):
         self.dataset, self.cuts, self.config = dataset, cuts, config
         self.train, self.seed, self.rank, self.world_size = train, seed, rank, world_size
+        self._planned: tuple[int, list[CutSet]] = (-1, [])
 
     def batches(self, epoch: int) -> list[CutSet]:
         """This process's batches of cuts in ``epoch``, the same number in every process."""
@@ -126,8 +121,17 @@ class EpochLoader:
         sampler.set_epoch(epoch)
         return list(sampler)
 
+    def size(self, epoch: int) -> int:
+        """The number of batches of ``epoch`` in this process."""
+        if self._planned[0] != epoch:
+            self._planned = (epoch, self.batches(epoch))
+        return len(self._planned[1])
+
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[dict[str, Any]]:
         """Batches of ``epoch`` but the first ``skip``."""
         self.dataset.epoch = epoch
-        todo = self.batches(epoch)[skip:]
-        return iter(DataLoader(self.dataset, batch_size=None, sampler=todo, num_workers=self.config.num_workers))
+        self.size(epoch)
+        todo = self._planned[1][skip:]
+        # A generator of its own: the loader draws a seed for its workers, which must not move the global generator.
+        return iter(DataLoader(self.dataset, batch_size=None, sampler=todo, num_workers=self.config.num_workers,
+                               generator=torch.Generator()))

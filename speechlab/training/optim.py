@@ -15,7 +15,7 @@ class OptimConfig:
     """Section ``optim``.
 
     lr: the peak; warmup: steps from 0 to it. schedule: ``cosine`` and ``linear`` fall to ``final`` times the peak at the
-    run's last step; ``noam`` falls as 1 / sqrt(step) (Vaswani et al. 2017); ``constant`` stays.
+    run's end; ``noam`` falls as 1 / sqrt(step) (Vaswani et al. 2017); ``constant`` stays.
     weight_decay: on matrices only, never on biases and norms. clip: largest gradient norm (0: none).
     """
 
@@ -50,14 +50,15 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
     return torch.optim.RMSprop(groups, lr=config.lr, momentum=config.momentum)
 
 
-def learning_rate(step: int, total: int, config: OptimConfig) -> float:
-    """The learning rate of optimiser step ``step`` (from 0) of ``total``: a pure function, so a resume needs no state."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return config.lr
+def learning_rate(step: int, done: float, config: OptimConfig) -> float:
+    """The learning rate of optimiser step ``step`` (from 0) when ``done`` (0..1) of the run is behind.
+
+    A pure function of the position: a resume needs no state of it, and more epochs simply stretch the curve.
+    """
+    rise = min(1.0, (step + 1) / max(config.warmup, 1))
     if config.schedule == "noam":
-        return config.lr * math.sqrt(max(config.warmup, 1) / (step + 1))
-    done = min(1.0, (step - config.warmup) / max(1, total - config.warmup))
-    shape = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
-    return config.lr * (config.final + (1 - config.final) * shape)
+        return config.lr * min(rise, math.sqrt(max(config.warmup, 1) / (step + 1)))
+    shape = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[config.schedule]
+    if config.schedule != "constant":
+        shape = config.final + (1 - config.final) * shape
+    return config.lr * rise * shape

@@ -17,8 +17,6 @@ from typing import Any
 
 import torch
 
-from speechlab.files import write_json
-
 PACKAGES = ("torch", "torchaudio", "lhotse", "jiwer", "numpy", "sentencepiece", "fast-ctc-decode", "soundfile")
 
 
@@ -125,15 +123,3 @@ def start_log(exp: Path) -> logging.Logger:
     log.addHandler(out)
     log.addHandler(file)
     return log
-
-
-def finish_env(exp: Path, env: dict[str, Any], started: float) -> None:
-    """Write env.json with the time that training took so far, sessions before a resume counted."""
-    path = exp / "env.json"
-    before = 0.0
-    if path.exists():
-        try:
-            before = float(json.loads(path.read_text()).get("wall_seconds_before", 0.0))
-        except ValueError:
-            pass
-    write_json(path, {**env, "wall_seconds": round(before + time.monotonic() - started, 1), "wall_seconds_before": before})

@@ -1,0 +1,63 @@
+"""What the loop asks of a task. The loop knows no task: a recogniser and an image classifier train alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Iterator, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclasses.dataclass
+class Loss:
+    """A batch's loss as a sum and what to divide it by.
+
+    Sums, since a mean of means weighs short batches too much: the loop adds sums and counts over accumulated batches
+    and over processes, and divides once, so that any split of a joint batch gives the same gradient.
+    """
+
+    total: Tensor
+    count: Tensor
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What judging the validation set gave: numbers by name (``loss``, ``cer``...) and a few (id, ref, hyp) to read."""
+
+    metrics: dict[str, float]
+    samples: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
+
+
+class Loader(Protocol):
+    """Training batches; the order depends on seed and epoch only."""
+
+    def size(self, epoch: int) -> int:
+        """The number of batches of an epoch in this process."""
+        ...
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Any]:
+        """The batches of an epoch but the first ``skip``."""
+        ...
+
+
+class Task(Protocol):
+    """Joins model, data, loss and judgement."""
+
+    model: nn.Module
+    metric: str  # the name in Evaluation.metrics that says which epoch is best: smaller is better
+
+    def optimized(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters of each optimiser by its name: one mostly, two for a GAN."""
+        ...
+
+    def loss(self, batch: Any, which: str) -> Loss:
+        """The loss of a batch for the optimiser ``which``; called under autocast."""
+        ...
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Judge ``model`` (the training one, or its average) on the validation set."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What inference needs beside the weights: feature contract, tokens; plain types and tensors."""
+        ...

@@ -1,0 +1,358 @@
+"""The training loop, to be read in one sitting. What a batch is and what its loss means is the task's (interface.py)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from speechlab.errors import UserError
+from speechlab.files import write_json, write_text
+from speechlab.progress import wants_bar
+from speechlab.training import checkpoint
+from speechlab.training.distributed import World
+from speechlab.training.interface import Loader, Task
+from speechlab.training.optim import OptimConfig, build_optimizer, learning_rate
+from speechlab.training.tracking import Tracker, memory_gb
+
+log = logging.getLogger("speechlab")
+REQUEUE = 85  # exit status after a signal: saved, start me again
+PATIENCE_NONFINITE = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Section ``train``.
+
+    epochs: passes over the training set. accum: batches to one optimiser step. amp: ``auto`` is bf16 where the device
+    computes in it, else fp32. ema: decay of the weights' running average that is judged and kept (0: the weights
+    themselves). average: the best so many epochs' weights are averaged into final.pt. patience: stop after so many
+    epochs without a better metric (0: never). log_steps: optimiser steps between log lines. save_minutes: between
+    checkpoints inside an epoch. threads: CPU threads (0: all).
+    """
+
+    epochs: int = 30
+    seed: int = 1
+    accum: int = 1
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    ema: float = 0.0
+    average: int = 1
+    patience: int = 0
+    log_steps: int = 20
+    save_minutes: float = 3.0
+    keep: int = 2
+    threads: int = 0
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "accum", "average", "log_steps", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+
+
+class _Losses(nn.Module):
+    """The task's loss as a module's forward pass, which is what DistributedDataParallel can watch."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.model = task.model
+        self.task = [task]  # in a list, so that it is not taken for a submodule
+
+    def forward(self, batch: Any, which: str) -> tuple[torch.Tensor, torch.Tensor]:
+        loss = self.task[0].loss(batch, which)
+        return loss.total, loss.count
+
+
+def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type, or None for plain fp32."""
+    if choice == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return torch.bfloat16 if fast else None
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choice]
+
+
+class Trainer:
+    """One run in one folder: :meth:`run` trains to the last epoch from wherever the folder's checkpoints stand."""
+
+    def __init__(self, task: Task, loader: Loader, config: TrainConfig, optim: OptimConfig, exp: Path, world: World,
+                 meta: dict[str, Any]):
+        self.task, self.loader, self.config, self.optim = task, loader, config, optim
+        self.exp, self.folder, self.world, self.meta = exp, exp / "checkpoints", world, meta
+        self.model = task.model.to(world.device)
+        self.losses: nn.Module = _Losses(task)
+        if world.size > 1:
+            self.losses = DistributedDataParallel(self.losses)
+        self.optimizers = {name: build_optimizer(p, optim) for name, p in task.optimized().items()}
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False) if config.ema else self.model
+        self.dtype = amp_dtype(config.amp, world.device)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        self.epoch = self.batch = self.step = self.nonfinite = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
+        self.signal = 0
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Train; 0 when the last epoch is done, 85 or 130 when a signal asked to stop and all is saved."""
+        resumed = self._restore()
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+        tracker = Tracker(self.exp, self.step, self.config.tensorboard) if self.world.first else None
+        if self.dtype is not None:
+            log.info("computing in %s where it is safe (train.amp)", str(self.dtype).removeprefix("torch."))
+        try:
+            while self.epoch < self.config.epochs and not self._out_of_patience():
+                if not self._train_epoch(tracker, resumed):
+                    self._save()
+                    log.info("stopped by signal %d at step %d: saved; the same command goes on", self.signal, self.step)
+                    return 130 if self.signal == signal.SIGINT else REQUEUE
+                resumed = None
+                self._judge_epoch(tracker)
+                self._save()
+            if self.world.first:
+                self._finish()
+            return 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if tracker:
+                tracker.close()
+
+    def _train_epoch(self, tracker: Tracker | None, resumed: dict[str, Any] | None) -> bool:
+        """Train on what is left of the epoch; False if a signal came."""
+        size = self.loader.size(self.epoch)
+        steps = size // self.config.accum  # the remainder of an epoch is not enough for a step
+        batches = self.loader.epoch(self.epoch, skip=self.batch)
+        if resumed is not None:  # only now: making an iterator may have drawn random numbers
+            checkpoint.set_random_state(resumed["random"])
+        self.model.train()
+        started = logged = saved = time.monotonic()
+        sums = {"loss": 0.0, "count": 0.0, "items": 0, "steps": 0}
+        whole = {"loss": 0.0, "count": 0.0}
+        bar = self._bar(steps)
+        for _ in range(self.batch // self.config.accum, steps):
+            done = (self.epoch + self.batch / size) / self.config.epochs
+            lr = learning_rate(self.step, done, self.optim)
+            loss, count, norm, items = self._step(batches, lr)
+            self.step += 1
+            self.batch += self.config.accum
+            for place in (sums, whole):
+                place["loss"] += loss * count
+                place["count"] += count
+            sums["items"] += items
+            sums["steps"] += 1
+            now = time.monotonic()
+            if tracker:
+                if bar is not None:
+                    bar.set_postfix(loss=f"{loss:.3f}", lr=f"{lr:.1e}", refresh=False)
+                    bar.update()
+                if self.step % self.config.log_steps == 0 or self.step == 1:
+                    record = {"epoch": self.epoch + 1, "loss": sums["loss"] / max(sums["count"], 1), "lr": lr,
+                              "grad_norm": norm, "items_per_s": sums["items"] * self.world.size / (now - logged),
+                              "seconds": self.seconds + now - started, "memory_gb": memory_gb(self.world.device)}
+                    tracker.write("step", self.step, record)
+                    log.log(logging.DEBUG if bar is not None else logging.INFO,
+                            "epoch %d step %d (%d/%d): loss %.4f, lr %.2e, grad norm %.2f, %.0f items/s, %.1f GB",
+                            self.epoch + 1, self.step, self.batch, size, record["loss"], lr, norm,
+                            record["items_per_s"], record["memory_gb"])
+                    sums, logged = dict.fromkeys(sums, 0), now
+            if self.world.any(self.signal != 0):
+                self.signal = self.signal or signal.SIGTERM
+                self.seconds += now - started
+                return False
+            if now - saved > 60 * self.config.save_minutes:
+                self.seconds, started, saved = self.seconds + now - started, now, now
+                self._save()
+        if bar is not None:
+            bar.close()
+        self.seconds += time.monotonic() - started
+        self.train_loss = whole["loss"] / max(whole["count"], 1)
+        self.epoch, self.batch = self.epoch + 1, 0
+        return True
+
+    def _step(self, batches: Any, lr: float) -> tuple[float, float, float, int]:
+        """One optimiser step over ``accum`` batches of every process: (mean loss, count, gradient norm, items)."""
+        device, items, result = self.world.device, 0, (0.0, 0.0, 0.0)
+        group = [to_device(next(batches), device) for _ in range(self.config.accum)]
+        for name, optimizer in self.optimizers.items():
+            total, count = torch.zeros((), device=device), torch.zeros((), device=device)
+            optimizer.zero_grad(set_to_none=True)
+            for i, batch in enumerate(group):
+                last = i == len(group) - 1
+                if self.world.size > 1:
+                    self.losses.require_backward_grad_sync = last  # one exchange of gradients a step
+                try:
+                    with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+                        loss, number = self.losses(batch, name)
+                    self.scaler.scale(loss).backward()
+                except torch.OutOfMemoryError:
+                    raise UserError(f"out of GPU memory at step {self.step} on a batch of {shape_of(batch)}: lower "
+                                    "data.max_duration (or data.max_seconds), and raise train.accum in turn") from None
+                total, count = total + loss.detach(), count + number
+                items += len(batch["ids"])
+            both = self.world.sum(torch.stack([total, count]).double())
+            parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+            self.scaler.unscale_(optimizer)
+            # DDP has averaged sums over the processes: make it the mean over everything that was counted.
+            torch._foreach_mul_([p.grad for p in parameters], self.world.size / max(float(both[1]), 1e-8))
+            norm = float(nn.utils.clip_grad_norm_(parameters, self.optim.clip or math.inf))
+            mean = float(both[0] / both[1].clamp_min(1e-8))
+            if not (math.isfinite(mean) and math.isfinite(norm)):
+                if self.scaler.is_enabled():  # fp16 overflows now and then by design: the scaler lowers its scale
+                    self.scaler.step(optimizer)
+                    self.scaler.update()
+                self._skip(group, mean, norm)
+                return 0.0, 0.0, norm, items
+            for g in optimizer.param_groups:
+                g["lr"] = lr
+            self.scaler.step(optimizer)
+            self.scaler.update()
+            result = (mean, float(both[1]), norm)
+        self.nonfinite = 0
+        if self.config.ema:
+            decay = min(self.config.ema, (1 + self.step) / (10 + self.step))  # young averages follow faster
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+            for kept, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                kept.copy_(new)
+        return *result, items
+
+    def _skip(self, group: list[Any], mean: float, norm: float) -> None:
+        """Leave the weights as they are after a loss or gradient that is no number; keep what replays it."""
+        self.nonfinite += 1
+        where = self.exp / "replay" / f"step-{self.step}-rank-{self.world.rank}.pt"
+        if self.nonfinite <= 2:  # the first ones explain it; twenty would only fill the disk
+            checkpoint.save(where, {"batches": group, "model": self.model.state_dict(),
+                                    "random": checkpoint.random_state(), "step": self.step})
+        log.warning("step %d skipped: loss %g, gradient norm %g (%d in a row); batch and weights are in %s",
+                    self.step, mean, norm, self.nonfinite, where.parent)
+        if self.nonfinite >= PATIENCE_NONFINITE:
+            raise UserError(f"{PATIENCE_NONFINITE} steps in a row gave no finite loss (step {self.step}): lower optim.lr, "
+                            f"raise optim.warmup, or look at the batches in {where.parent}")
+
+    # -- judging, saving, going on ------------------------------------------------------------------------------------
+
+    def _judge_epoch(self, tracker: Tracker | None) -> None:
+        if not self.world.first:
+            return
+        started = time.monotonic()
+        with torch.no_grad(), torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not None):
+            found = self.task.evaluate(self.average.eval())
+        self.seconds += time.monotonic() - started
+        record = {"epoch": self.epoch, "train_loss": self.train_loss, "seconds": self.seconds,
+                  **{f"valid_{name}": value for name, value in found.metrics.items()},
+                  "lr": learning_rate(self.step, self.epoch / self.config.epochs, self.optim)}
+        self.history.append({**record, "samples": [list(s) for s in found.samples]})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+        log.info("epoch %d/%d: train loss %.4f; validation %s; %.0f s", self.epoch, self.config.epochs, self.train_loss,
+                 shown, self.seconds)
+        if tracker:
+            tracker.write("epoch", self.step, record)
+        self._write_samples()
+        best = self._best()
+        if self.epoch in best:
+            checkpoint.save(self.folder / f"epoch-{self.epoch}.pt",
+                            {"model": self.average.state_dict(), **self.meta, **self.task.state(), "epoch": self.epoch})
+        for path in self.folder.glob("epoch-*.pt*"):
+            if int(path.name.split(".")[0].removeprefix("epoch-")) not in best:
+                path.unlink()
+
+    def _best(self) -> list[int]:
+        """The best epochs so far, as many as are averaged."""
+        key = f"valid_{self.task.metric}"
+        ranked = sorted(self.history, key=lambda h: (math.isnan(h[key]), h[key], -h["epoch"]))
+        return [h["epoch"] for h in ranked[: self.config.average]]
+
+    def _out_of_patience(self) -> bool:
+        if not self.config.patience or not self.history:
+            return False
+        tired = self.epoch - self._best()[0] >= self.config.patience
+        if tired:
+            log.info("no better %s for %d epochs: stopping early", self.task.metric, self.config.patience)
+        return tired
+
+    def _finish(self) -> None:
+        """final.pt: the best epochs' weights, averaged, with all that inference needs."""
+        best = self._best()
+        weights = [checkpoint.load(self.folder / f"epoch-{n}.pt")["model"] for n in sorted(best)]
+        checkpoint.save(self.folder / "final.pt", {"model": checkpoint.average(weights), **self.meta,
+                                                   **self.task.state(), "epochs": sorted(best)})
+        log.info("done: %d epochs, %d steps, %.0f s; checkpoints/final.pt is the mean of epochs %s", self.epoch, self.step,
+                 self.seconds, ", ".join(map(str, sorted(best))))
+
+    def _save(self) -> None:
+        if self.world.first:
+            checkpoint.save(self.folder / f"step-{self.step}.pt", {
+                "model": self.model.state_dict(), "ema": self.average.state_dict() if self.config.ema else None,
+                "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+                "scaler": self.scaler.state_dict(), "random": checkpoint.random_state(), "epoch": self.epoch,
+                "batch": self.batch, "step": self.step, "seconds": self.seconds, "history": self.history,
+                "train_loss": getattr(self, "train_loss", 0.0), **self.meta, **self.task.state()})
+            checkpoint.prune(self.folder, self.config.keep)
+            env = self.exp / "env.json"
+            write_json(env, {**self.meta["env"], "wall_seconds": round(self.seconds, 1), "epochs": self.epoch,
+                             "steps": self.step})
+
+    def _restore(self) -> dict[str, Any] | None:
+        """Go on from the newest good checkpoint; returns it, or None at the first start."""
+        state = checkpoint.load_latest(self.folder)
+        if state is None:
+            return None
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise UserError(f"{self.folder} was trained with another model ({str(error).splitlines()[-1].strip()}): "
+                            "--tag NAME starts a new experiment, --force this one afresh") from None
+        if self.config.ema and state["ema"] is not None:
+            self.average.load_state_dict(state["ema"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.scaler.load_state_dict(state["scaler"])
+        for name in ("epoch", "batch", "step", "seconds", "history", "train_loss"):
+            setattr(self, name, state[name])
+        log.info("going on from checkpoints/step-%d.pt (epoch %d, %.0f s so far)", self.step, self.epoch + 1, self.seconds)
+        return state
+
+    def _write_samples(self) -> None:
+        lines = ["# The same utterances, decoded after each epoch\n"]
+        for record in self.history:
+            value = record[f"valid_{self.task.metric}"]
+            lines.append(f"\n## Epoch {record['epoch']}: {self.task.metric} {value:.2f}, "
+                         f"training loss {record['train_loss']:.3f}\n\n| | |\n|---|---|\n")
+            for name, ref, hyp in record["samples"]:
+                lines.append(f"| **{name}** | {ref} |\n| heard | {hyp or '*(nothing)*'} |\n")
+        write_text(self.exp / "samples.md", "".join(lines))
+
+    def _bar(self, steps: int) -> Any:
+        if not (self.world.first and wants_bar()):
+            return None
+        from tqdm import tqdm
+
+        return tqdm(total=steps, initial=self.batch // self.config.accum, dynamic_ncols=True, leave=False,
+                    desc=f"epoch {self.epoch + 1}/{self.config.epochs}")
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.signal and number == signal.SIGINT:
+            os._exit(130)  # asked twice: the last checkpoint will do
+        self.signal = number
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with its tensors on ``device``."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
+def shape_of(batch: dict[str, Any]) -> str:
+    """The shapes of a batch's tensors, for a message."""
+    return ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items() if isinstance(v, torch.Tensor) and v.ndim > 1)
