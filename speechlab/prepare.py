@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--from", dest="source", metavar="DIR", help="the corpus on disk (default: downloads/NAME)")
     parser.add_argument("--to", required=True, metavar="DIR", help="where the manifests go, e.g. data/NAME")
     parser.add_argument("--nj", type=int, default=1, help="how many files to check at once")
-    parser.add_argument("--split_by", choices=["speaker", "column", "random"], help="for --corpus folder")
+    parser.add_argument("--split_by", choices=["auto", "speaker", "column", "random"], default="auto",
+                        help="for the corpus folder (others are split as they are published): by the column split, by "
+                        "speakers, at random; auto is the first of these that its manifest.tsv allows")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
                         help="an option of the corpus, e.g. --option train=50 for synthetic; may be repeated")
     args = parser.parse_args(argv)
@@ -53,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     from speechlab import corpora
 
     module = corpora.load(args.corpus)
-    options = parse_options(args.corpus, module, args.option, args.split_by)
+    options = parse_options(args.corpus, module, args.option)
+    if "split_by" in inspect.signature(module.prepare).parameters:  # recipes pass it on whatever the corpus is
+        options.setdefault("split_by", args.split_by)
     downloads = Path(os.environ.get("SPEECHLAB_DOWNLOADS") or "downloads")
     source = Path(args.source) if args.source else downloads / args.corpus
     if not source.is_dir():
@@ -66,11 +70,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse_options(name: str, module: ModuleType, given: list[str], split_by: str | None = None) -> dict[str, Any]:
+def parse_options(name: str, module: ModuleType, given: list[str]) -> dict[str, Any]:
     """``["train=50"]`` -> ``{"train": 50}``, checked against the signature of the module's ``prepare``."""
     known = {key: p for key, p in inspect.signature(module.prepare).parameters.items() if key not in _OWN}
     options: dict[str, Any] = {}
-    for pair in given + ([f"split_by={split_by}"] if split_by else []):
+    for pair in given:
         key, equals, value = pair.partition("=")
         if not equals or key not in known:
             what = f"--option {pair} is not KEY=VALUE" if not equals else f"{name} has no option {key}"

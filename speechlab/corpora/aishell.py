@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from speechlab.corpora.cuts import threaded, utterance
 from speechlab.errors import UserError
+from speechlab.files import write_text
 
 if TYPE_CHECKING:
     from lhotse import CutSet
@@ -32,18 +33,20 @@ _TRANSCRIPT = "transcript/aishell_transcript_v0.8.txt"
 
 
 def fetch(root: Path) -> Path:
-    """Download and unpack to ``root/aishell`` (an interrupted download goes on); nothing to do if that is complete."""
+    """Download and unpack to ``root/aishell`` (an interrupted download goes on), then mark it with ``.complete``."""
     from lhotse.recipes.aishell import download_aishell
 
     root = Path(root)
     folder = root / "aishell"
-    if all((folder / name / ".completed").is_file() for name in ("data_aishell", "resource_aishell")):
+    if (folder / ".complete").is_file():
         return folder
     tried = []
     for mirror in MIRRORS:
         try:
             with _careful():
-                return download_aishell(root, base_url=mirror)
+                download_aishell(root, base_url=mirror)
+            write_text(folder / ".complete", "{}\n")
+            return folder
         except (OSError, EOFError, tarfile.TarError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in (28, 122):
                 raise  # the disk is full: another mirror won't help

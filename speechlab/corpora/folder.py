@@ -40,11 +40,11 @@ def fetch(root: Path) -> Path:
     raise UserError(f"folder is a corpus of your own: give its folder, which holds {MANIFEST}, with --data_dir DIR")
 
 
-def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "", need: str = "text",
+def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", need: str = "text",
             shared_speakers: bool = False) -> dict[str, CutSet]:
     """Read ``folder/manifest.tsv`` and split it 80/10/10.
 
-    split_by: ``column``, ``speaker`` or ``random``; by default the first of these that the manifest allows (three
+    split_by: ``column``, ``speaker`` or ``random``; ``auto`` is the first of these that the manifest allows (three
     speakers at least). need: the columns, separated by commas, that must be there and filled in every line.
     shared_speakers: accept that the split column puts a speaker into two splits.
     """
@@ -108,22 +108,24 @@ def read_manifest(manifest: Path, need: Iterable[str] = ("text",)) -> list[Row]:
     return list(rows.values())
 
 
-def split_rows(rows: list[Row], manifest: Path, split_by: str = "", shared_speakers: bool = False) -> dict[str, str]:
+def split_rows(rows: list[Row], manifest: Path, split_by: str = "auto",
+               shared_speakers: bool = False) -> dict[str, str]:
     """Which split each row's path belongs to; see :func:`prepare` for the ways."""
     speakers = {row.get("speaker", "") for row in rows}
     ways = {"column": "split" in rows[0], "speaker": "" not in speakers and len(speakers) >= 3, "random": True}
-    if split_by and split_by not in ways:
-        raise UserError(f"--split_by {split_by}: it must be one of {', '.join(ways)}", status=2)
-    if split_by and not ways[split_by]:
+    if split_by == "auto":
+        split_by = next(way for way, possible in ways.items() if possible)
+    if split_by not in ways:
+        raise UserError(f"--split_by {split_by}: it must be one of auto, {', '.join(ways)}", status=2)
+    if not ways[split_by]:
         lack = "a column split" if split_by == "column" else "a column speaker, filled in, with at least three speakers"
         raise UserError(f"--split_by {split_by} needs {lack}: {manifest} has none; use --split_by random")
     if len(rows) < 3:
         raise UserError(f"{manifest} has {len(rows)} utterances: at least three are needed (train, dev, test)")
-    way = split_by or next(way for way, possible in ways.items() if possible)
-    if way == "speaker":
+    if split_by == "speaker":
         by_speaker = split_speakers(Counter(row["speaker"] for row in rows))
         return {row["path"]: by_speaker[row["speaker"]] for row in rows}
-    if way == "random":
+    if split_by == "random":
         if speakers - {""}:
             print(f"note: {manifest} is split at random, so the test's speakers are heard in training", file=sys.stderr)
         return split_random([row["path"] for row in rows])

@@ -16,7 +16,7 @@ import numpy as np
 from speechlab.corpora.cuts import threaded, utterance
 from speechlab.corpora.voices import SAMPLE_RATE, Track, Voice, noise, seeded, speak
 from speechlab.errors import UserError
-from speechlab.files import atomic
+from speechlab.files import atomic, write_text
 from speechlab.progress import progress
 
 if TYPE_CHECKING:
@@ -52,9 +52,10 @@ _TONES = {"1": (1.15, 1.15), "2": (0.95, 1.2), "3": (0.88, 0.75, 0.95), "4": (1.
 
 
 def fetch(root: Path) -> Path:
-    """Nothing to fetch: makes the (empty) folder ``root/synthetic``."""
+    """Nothing to fetch: makes the folder ``root/synthetic`` with the mark ``.complete`` that stage 0 looks for."""
     folder = Path(root) / "synthetic"
-    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ".complete").exists():
+        write_text(folder / ".complete", "{}\n")
     return folder
 
 

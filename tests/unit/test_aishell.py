@@ -119,6 +119,7 @@ def test_fetch_from_the_second_mirror_then_from_what_is_there(tmp_path, monkeypa
     assert folder == tmp_path / "downloads/aishell"
     counts = {split: len(cuts) for split, cuts in aishell.prepare(folder, tmp_path).items()}
     assert counts == {"train": 3, "dev": 1, "test": 1}
+    assert (folder / ".complete").exists()
     monkeypatch.setattr(aishell, "MIRRORS", ())
     assert aishell.fetch(tmp_path / "downloads") == folder
 

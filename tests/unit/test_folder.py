@@ -162,11 +162,22 @@ def test_no_manifest_no_folder_wrong_encoding(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("way, message", [("speaker", "needs a column speaker"), ("column", "needs a column split"),
-                                          ("colour", "must be one of column, speaker, random")])
+                                          ("colour", "must be one of auto, column, speaker, random")])
 def test_ways_that_are_not_possible(tmp_path, way, message):
     root = write(tmp_path, ("path", "text"), *GOOD)
     with pytest.raises(UserError, match=message):
         folder.prepare(root, tmp_path, split_by=way)
+
+
+def test_the_way_on_the_command_line(tmp_path, capsys):
+    root = speakers_folder(tmp_path / "d", a=8, b=8, c=8, d=8)
+    command = ["folder", "--from", str(root), "--to", str(tmp_path / "data")]
+    assert prepare.main([*command, "--split_by", "column"]) == 1
+    assert "needs a column split" in capsys.readouterr().err
+    assert prepare.main([*command, "--split_by", "random"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[3] == "4"  # all four speakers are in train
+    assert prepare.main(command) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[3] == "2"
 
 
 def test_other_columns_may_be_what_a_recipe_needs(tmp_path):

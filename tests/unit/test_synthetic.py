@@ -48,7 +48,8 @@ def test_too_few_is_an_error(tmp_path):
 
 
 def test_fetch_makes_the_folder(tmp_path):
-    assert synthetic.fetch(tmp_path).is_dir() and synthetic.fetch(tmp_path).name == "synthetic"
+    assert synthetic.fetch(tmp_path) == synthetic.fetch(tmp_path) == tmp_path / "synthetic"
+    assert (tmp_path / "synthetic/.complete").exists()  # what stage 0 looks for
 
 
 @pytest.mark.parametrize("pitch, formants", [(110.0, (700, 1200, 2500)), (125.0, (300, 2200, 2900))])
