@@ -28,15 +28,16 @@ def read_items(path: Path) -> list[Item]:
     """
     again = "decode again (./run.sh --stage 5)"
     items: dict[str, Item] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            item = Item(str(record["id"]), record["ref"] or "", record["hyp"] or "", record.get("error") or None)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number} is not an answer ({error!r}): {again}") from None
-        if item.id in items:
-            raise UserError(f"{path}, line {number}: utterance {item.id} is there twice: {again}")
-        items[item.id] = item
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line)
+                item = Item(str(record["id"]), record["ref"] or "", record["hyp"] or "", record.get("error") or None)
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}, line {number} is not an answer ({error!r}): {again}") from None
+            if item.id in items:
+                raise UserError(f"{path}, line {number}: utterance {item.id} is there twice: {again}")
+            items[item.id] = item
     if not items:
         raise UserError(f"{path} is empty: {again}")
     return [items[key] for key in sorted(items)]
