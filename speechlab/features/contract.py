@@ -1,7 +1,7 @@
 """The feature contract: everything that decides what number stands at a frame and bin, in one frozen record.
 
-It is a config's section ``features:``, it lies beside stored features as ``contract.json``, and every checkpoint carries
-one, so that inference builds the front end that training had. This module imports no torch: resolving a config is fast.
+It is a config's section ``features:``, it lies beside stored features as ``contract.json``, and every checkpoint
+carries one, so that inference builds the front end that training had. No torch here: resolving a config is fast.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from speechlab.errors import UserError
 
@@ -55,8 +55,8 @@ class FeatureContract:
 
     def __post_init__(self) -> None:
         """Raises ValueError, beginning with the field's name, where a value cannot be."""
-        for name, allowed in (("kind", ("fbank",)), ("scaling", ("int16", "float")), ("normalise", ("utterance", "none")),
-                              ("window", ("povey", "hanning", "hamming", "blackman", "rectangular"))):
+        for name in ("kind", "window", "scaling", "normalise"):
+            allowed = get_args(get_type_hints(type(self))[name])
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.num_mel_bins < 1:
@@ -103,7 +103,7 @@ class FeatureContract:
         return (samples + self.shift_samples // 2) // self.shift_samples
 
     def name(self) -> str:
-        """A folder's name, ``fbank80-3f2a``: kind, bins, and four hex digits of SHA-256 over what changes stored numbers."""
+        """A folder's name, ``fbank80-3f2a``: kind, bins, 4 hex digits of SHA-256 over what changes stored numbers."""
         stored = {name: value for name, value in self.to_dict().items() if name not in _NOT_STORED}
         return f"{self.kind}{self.num_mel_bins}-{hashlib.sha256(json.dumps(stored).encode()).hexdigest()[:4]}"
 
@@ -115,7 +115,7 @@ class FeatureContract:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "the feature contract") -> FeatureContract:
-        """The contract that :meth:`to_dict` wrote; UserError (naming ``where``) on a field that is unknown or impossible."""
+        """What :meth:`to_dict` wrote; UserError (naming ``where``) on a field that is unknown or impossible."""
         known = [f.name for f in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -143,7 +143,7 @@ def require_same(stored: FeatureContract, wanted: FeatureContract, where: str | 
 
 
 def load_contract(folder: str | Path) -> FeatureContract:
-    """The contract of the features stored in ``folder``; UserError if the folder has none (its extraction never ended)."""
+    """The contract of the features in ``folder``; UserError if it has none (their extraction never ended)."""
     path = Path(folder) / FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -161,7 +161,7 @@ def _tables(contract: FeatureContract, device: torch.device) -> tuple[Tensor, li
     weights = np.maximum(0.0, np.minimum(rising, falling))  # (FFT bins, filters), triangles on the mel scale
     empty = np.flatnonzero(weights.sum(0) == 0)
     if empty.size:
-        raise UserError(f"features.num_mel_bins: {contract.num_mel_bins} is too many: mel bin {empty[0]} of them holds no "
+        raise UserError(f"features.num_mel_bins: {contract.num_mel_bins} is too many: bin {empty[0]} of them holds no "
                         f"point of the {_fft_size(contract)}-point FFT; take fewer, or a longer frame_length_ms")
     # A filter is zero but for a few FFT bins; four blocks of neighbours hold a quarter of the whole matrix.
     blocks = []

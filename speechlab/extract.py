@@ -1,0 +1,249 @@
+"""Stored features: ``python -m speechlab.extract CONFIG --data data/mini --to data/mini/fbank80-3f2a --nj 4``.
+
+For every ``{split}.jsonl.gz`` in ``--data``, ``--to`` receives ``{split}.jsonl.gz`` (the same cuts with features), the
+numbers as Kaldi archives ``{split}/0000.ark`` ... of float32, and last of all ``contract.json``: a folder that has it
+is complete. The work goes by parts of 500 utterances, whose archive and manifest are each written aside and renamed,
+so that after an interruption at any moment the same command goes on with the missing parts. In a complete folder it
+starts afresh (run.sh does that only when asked to or when something changed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+from lhotse.serialization import deserialize_item
+
+from speechlab import config as configuration
+from speechlab.errors import UserError, cli
+from speechlab.features import audio
+from speechlab.features.contract import FILE, FeatureContract, load_contract
+from speechlab.features.fbank import extract
+from speechlab.features.storage import ArkWriter
+from speechlab.files import atomic, sha256, write_json
+from speechlab.progress import progress
+
+__all__ = ["extract_folder", "load_contract", "main"]
+PART = 500  # utterances; fixed, so that another --nj goes on with what there is and makes the same files
+SUFFIX = ".jsonl.gz"
+Job = tuple[list[str], Path, FeatureContract]
+
+
+def extract_folder(data: Path, to: Path, contract: FeatureContract, nj: int = 1) -> dict[str, Counter]:
+    """Extract all splits of the folder ``data`` into ``to`` with ``nj`` processes.
+
+    Returns:
+        Counts by split: cuts, seconds of audio, frames, resampled, mixed_down.
+    Raises:
+        UserError: no manifests, a manifest or an audio file that can't be read, an utterance too short for a frame.
+    """
+    manifests = sorted(path for path in data.glob("*" + SUFFIX) if not path.name.startswith("."))
+    if not manifests:
+        raise UserError(f"no manifests ({data}/*{SUFFIX}): stage 1 makes them")
+    splits = [path.name.removesuffix(SUFFIX) for path in manifests]
+    _clear(to, splits)
+    counts: dict[str, Counter] = {split: Counter() for split in splits}
+    jobs: list[Job] = []
+    owners: dict[Path, str] = {}
+    for manifest, split in zip(manifests, splits):
+        lines = _lines(manifest)
+        _begin(to / split, manifest, contract)
+        for index, start in enumerate(range(0, len(lines), PART)):
+            ark = to / split / f"{index:04d}.ark"
+            owners[ark] = split
+            if _part(ark).exists():
+                counts[split] += _count(json.loads(line) for line in _lines(_part(ark)))
+            else:
+                jobs.append((lines[start:start + PART], ark, contract))
+    kept = sum(c["cuts"] for c in counts.values())
+    if kept:
+        print(f"going on: {kept} utterances were extracted before", file=sys.stderr)
+    if jobs:
+        for _ in progress(_watched(_run(jobs, nj), owners, counts), contract.kind, sum(len(job[0]) for job in jobs)):
+            pass
+    for split in splits:
+        arks = sorted(ark for ark, owner in owners.items() if owner == split)
+        with atomic(to / (split + SUFFIX)) as aside, open(aside, "wb") as whole:
+            for ark in arks:  # gzip files one after another are a gzip file
+                whole.write(_part(ark).read_bytes())
+            if not arks:
+                whole.write(gzip.compress(b"", mtime=0))
+    write_json(to / FILE, {"features": contract.to_dict(), "name": contract.name(), "splits": counts})
+    for ark in owners:
+        _part(ark).unlink(missing_ok=True)
+    return counts
+
+
+def _clear(to: Path, splits: list[str]) -> None:
+    """Undo a complete extraction, and what an interrupted one left of splits that are no more."""
+    fresh = (to / FILE).exists()
+    (to / FILE).unlink(missing_ok=True)  # first: from here on, the folder is not complete
+    for mark in to.glob("*/source.json"):
+        if fresh or mark.parent.name not in splits:
+            (to / (mark.parent.name + SUFFIX)).unlink(missing_ok=True)
+            shutil.rmtree(mark.parent)
+
+
+def _begin(folder: Path, manifest: Path, contract: FeatureContract) -> None:
+    """Keep a split's finished parts if they are of the same manifest, contract and version; else start it afresh."""
+    source = {"manifest": sha256(manifest), "features": contract.name(), "part": PART}
+    mark = folder / "source.json"
+    try:
+        same = json.loads(mark.read_text(encoding="utf-8")) == source
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        folder.parent.joinpath(folder.name + SUFFIX).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(mark, source)
+    for left in folder.glob(".tmp-*"):  # what a killed process was writing
+        left.unlink(missing_ok=True)
+
+
+def _part(ark: Path) -> Path:
+    """The manifest of one part. It is written after its archive: where it is, the part is done."""
+    return ark.with_suffix(SUFFIX)
+
+
+def _lines(manifest: Path) -> list[str]:
+    try:
+        with gzip.open(manifest, "rt", encoding="utf-8") as file:
+            return [line for line in file if line.strip()]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{manifest} can't be read ({error}): make it again (stage 1)") from None
+
+
+def _count(cuts: Iterable[dict]) -> Counter:
+    total: Counter = Counter(cuts=0, seconds=0.0, frames=0, resampled=0, mixed_down=0)
+    for cut in cuts:
+        total["cuts"] += 1
+        total["seconds"] += cut["duration"]
+        total["frames"] += cut["features"]["num_frames"]
+        recording = cut["recording"]
+        total["resampled"] += any(t.get("name") == "Resample" for t in recording.get("transforms") or ())
+        total["mixed_down"] += len(recording["channel_ids"]) > 1
+    return total
+
+
+def _do_part(job: Job) -> tuple[Path, Counter]:
+    """Read, extract and store one part's utterances."""
+    lines, ark, contract = job
+    done = []
+    with atomic(ark) as aside, ArkWriter(aside, named=ark) as writer:
+        for line in lines:
+            try:
+                item, cut = json.loads(line), deserialize_item(json.loads(line))  # which takes its argument to pieces
+            except Exception as error:  # lhotse raises whatever a missing or misspelt field leads to
+                raise UserError(f"{ark.parent.name}{SUFFIX} has a line that is no cut ({error!r}): {line[:80]}... "
+                                "Make the manifests again (stage 1)") from None
+            samples, rate = audio.read(cut)
+            features = extract(samples, rate, contract).numpy()
+            if not len(features) or not math.isfinite(features.sum()):
+                what = "holds samples that are not numbers" if len(features) else "is too short for one frame"
+                raise UserError(f"audio {cut.recording.sources[0].source} of cut {cut.id} {what} "
+                                f"({samples.shape[-1]} samples at {rate} Hz): remove it, or make the manifests again "
+                                "(stage 1)")
+            if rate != contract.sample_rate:
+                # The manifest's audio then has the features' rate too: lhotse derives frame counts from it.
+                item = cut.resample(contract.sample_rate).to_dict()
+            item["features"] = {
+                "type": contract.kind, "num_frames": len(features), "num_features": features.shape[1],
+                "frame_shift": contract.shift_samples / contract.sample_rate, "sampling_rate": contract.sample_rate,
+                "start": cut.start, "duration": cut.duration, "storage_type": writer.name,
+                "storage_path": writer.storage_path, "storage_key": writer.write(cut.id, features),
+                "recording_id": cut.recording.id, "channels": cut.channel,
+            }
+            done.append(item)
+    with atomic(_part(ark)) as aside:
+        text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in done)
+        aside.write_bytes(gzip.compress(text.encode(), 6, mtime=0))
+    return ark, _count(done)
+
+
+def _watched(parts: Iterator[tuple[Path, Counter]], owners: dict[Path, str],
+             counts: dict[str, Counter]) -> Iterator[None]:
+    """Add up the counts, and yield once an utterance, for the progress display."""
+    for ark, count in parts:
+        counts[owners[ark]] += count
+        yield from [None] * count["cuts"]
+
+
+def _run(jobs: list[Job], nj: int) -> Iterator[tuple[Path, Counter]]:
+    """Do ``jobs`` on ``nj`` processes, each with one thread, and yield the parts as they are finished."""
+    nj = min(nj, len(jobs))
+    if nj <= 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from map(_do_part, jobs)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    # A fork shares the imported torch; on a Mac it isn't safe.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(nj, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
+    try:
+        for future in as_completed([pool.submit(_do_part, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise UserError(f"one of the {nj} extracting processes was killed (out of memory?): run the same command "
+                        "again, perhaps with a smaller --nj; finished parts are kept") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(parent: int) -> None:
+    """One thread, a silent end on Ctrl-C, and no life beyond the parent's (a kill -9 gives it no chance to say so)."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@cli
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m speechlab.extract", description="Extract and store features.")
+    parser.add_argument("config", help="a YAML file; its section 'features' says what to extract")
+    parser.add_argument("--data", required=True, type=Path, help="folder with {split}.jsonl.gz manifests")
+    parser.add_argument("--to", required=True, type=Path, help="folder for features and manifests")
+    parser.add_argument("--nj", type=int, default=1, help="number of processes (default 1)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the config")
+    args = parser.parse_args(argv)
+    if args.nj < 1:
+        raise UserError(f"--nj must be at least 1, not {args.nj}", 2)
+    contract = configuration.load(args.config, args.set).features
+    started = time.monotonic()
+    counts = extract_folder(args.data, args.to, contract, args.nj)
+    wall = time.monotonic() - started
+    print(f"{'split':<16}{'utterances':>11}{'hours':>9}{'frames':>11}{'resampled':>11}{'mixed down':>12}")
+    for split, c in counts.items():
+        print(f"{split:<16}{c['cuts']:>11}{c['seconds'] / 3600:>9.3f}{c['frames']:>11}{c['resampled']:>11}"
+              f"{c['mixed_down']:>12}")
+    hours = sum(c["seconds"] for c in counts.values()) / 3600
+    print(f"{contract.name()}: {hours:.2f} h in {wall:.1f} s -> {args.to}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
