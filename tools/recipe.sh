@@ -1,0 +1,193 @@
+# shellcheck shell=bash disable=SC2154  # options are set by their names
+# Sourced by every run.sh: reads the options, notes the stages, and hands both to tools/stages.py, which decides what is
+# to be done and does it. Works with bash 3.2. A run.sh has the form
+#
+#   source "$(dirname "$0")/../../tools/recipe.sh"
+#   option NAME DEFAULT "help"         an option --NAME; its value is $NAME after parse_options
+#   option_path NAME DEFAULT "help"    the same for a path, which is meant from where the user typed it
+#   parse_options "$@"
+#   contract features tokens           $features and $tokens: the short names of those sections of $config
+#   stage N "Title" [--gpu] [--ddp] [--train] [--conf SECTION,...] [--in PATH...] --out PATH... -- command...
+#   run_stages                         the last line
+#
+# It finds $recipe (its own folder, the working folder from here on), $repo, $downloads (absolute), and the values of
+# the options that every recipe has: $nj $ngpu $exp $tag (with its "_") and so on. See tools/stagelib for the rules.
+set -euo pipefail
+unset CDPATH
+
+_caller=$(pwd -P)
+case $0 in */*) _run=$0 ;; *) _run=./$0 ;; esac
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+_names=" " _flags=" force dry_run help " _paths=" "
+_sets=() _plan=()
+
+# A user's path as the recipe sees it: from the caller's folder, else (only if it is there) from the recipe's own, so
+# that both a completed egs/x/conf/a.yaml and the conf/a.yaml of a README work. Inside the recipe it becomes relative.
+# What is to be made (--exp) is meant from the caller's folder alone.
+_user_path() { # NAME PATH
+  local path=$2
+  # shellcheck disable=SC2088  # `--data_dir=~/x` comes unexpanded
+  case $path in "") return ;; "~/"*) path=$HOME/${path#"~/"} ;; esac
+  case $path in
+    /*) ;;
+    *) path=${path#./}
+       if [ "$1" = exp ] || [ -e "$_caller/$path" ] || [ ! -e "$recipe/$path" ]; then path=$_caller/$path; fi ;;
+  esac
+  path=${path%/}
+  printf '%s' "${path#"$recipe/"}"
+}
+
+# One line and exit 2: for a wrong use of the recipe.
+fail() {
+  echo "${_run##*/}: $*" >&2
+  exit 2
+}
+
+_stages_py() {
+  local python
+  # stages.py needs only the standard library, so any Python will do; one whose place is known starts fastest.
+  for python in "$repo/.venv/bin/python" "${VIRTUAL_ENV:-}/bin/python" "${CONDA_PREFIX:-}/bin/python" \
+                "$(command -v python3 || true)" "$(command -v python || true)"; do
+    if [ -x "$python" ]; then "${_exec[@]}" "$python" -S -E -X utf8 "$repo/tools/stages.py" "$@"; return; fi
+  done
+  fail "no python3 here: install Python 3.10-3.12"
+}
+_exec=(command)
+
+option() {
+  [[ $1 =~ ^[a-z_][a-z0-9_]*$ ]] || fail "option '$1' is not a name"
+  _names="$_names$1 "
+  printf -v "$1" %s "$2"
+  _plan+=(option 3 "$1" "$2" "$3")
+}
+
+option_path() {
+  option "$@"
+  _paths="$_paths$1 "
+}
+
+parse_options() {
+  local name value
+  _plan+=(arguments $# "$@")
+  while [ $# -gt 0 ]; do
+    case $1 in
+      -h) shift; set -- --help "$@"; continue ;;
+      --?*) ;;
+      *) fail "unexpected argument '$1': options are --name value (--help lists them)" ;;
+    esac
+    name=${1%%=*} name=${name#--} name=${name//-/_}
+    case $_names in *" $name "*) [[ $name =~ ^[a-z0-9_]+$ ]] ;; *) false ;; esac \
+      || { trap - EXIT; _exec=(exec); _stages_py unknown "${_run##*/}" "${1%%=*}" "$_names"; }
+    case $_flags in *" $name "*) value=true ;; *) value= ;; esac
+    case $1 in
+      *=*) value=${1#*=} ;;
+      *) if [ -z "$value" ]; then
+           case ${2---} in --*) fail "$1 needs a value (--help tells which; --$name=VALUE if it begins with --)" ;; esac
+           value=$2
+           shift
+         fi ;;
+    esac
+    shift
+    case $name in
+      stage|stop_stage|nj|ngpu)
+        case $value in ""|*[!0-9]*) fail "--$name needs a number, not '$value'" ;; esac ;;
+      force|dry_run|help)
+        case $value in true|false) ;; *) fail "--$name takes no value (or =true, =false), not '$value'" ;; esac ;;
+      set)
+        case $value in ?*=*) _sets+=("$value") ;; *) fail "--set needs key=value (optim.lr=0.001, say), not '$value'" ;; esac ;;
+      tag)
+        case $value in */*) fail "--tag is a part of a folder's name and can't hold '/': '$value'" ;; esac
+        value=${value:+_$value} ;;
+    esac
+    case $_paths in *" $name "*) value=$(_user_path "$name" "$value") ;; esac
+    printf -v "$name" %s "$value"
+  done
+}
+
+# The name of a file without folder and ending: stem conf/a.yaml is a.
+stem() {
+  local name=${1##*/}
+  printf '%s' "${name%.*}"
+}
+
+# A name for a folder of the user's that no other folder has: its own and a hash of where it is.
+folder_name() {
+  local path=$1 sum
+  case $path in /*) ;; *) path=$recipe/$path ;; esac
+  sum=$(printf '%s' "$path" | cksum)
+  printf '%s-%04x' "${path##*/}" $((${sum%% *} & 65535))
+}
+
+# What the resolved config depends on, as a hash: the YAML, --set, and all code that can define a default. Resolving
+# takes a Python with packages and up to seconds, so the answer is kept under this key in data/.cache.
+_config_key() {
+  local sum=sha256sum key
+  command -v sha256sum > /dev/null || sum="shasum -a 256"
+  key=$({ printf '%s\n' "$config" ${_sets[@]+"${_sets[@]}"}
+          cat "$config" "$repo"/speechlab/*.py "$repo"/speechlab/*/*.py local/*.py 2> /dev/null || true; } | $sum)
+  printf '%s' "${key:0:20}"
+}
+
+# contract SECTION...: set $SECTION to the name of that section of $config, such as fbank80-3f2a.
+contract() {
+  local name line key cache
+  for name in "$@"; do printf -v "$name" '<%s>' "$name"; done # what --help shows
+  [ "$help" != true ] && [ -z "$sweep" ] || return 0
+  : "${config:?contract needs an option named config}"
+  key=$(_config_key) cache=data/.cache/config-$key.names
+  if [ ! -f "$cache" ]; then
+    _stages_py resolve "${_plan[@]}" value 2 config "$config" value 2 key "$key" \
+      sets ${#_sets[@]} ${_sets[@]+"${_sets[@]}"} value 2 dry_run "$dry_run" >&2 || exit $?
+  fi
+  [ -f "$cache" ] || return 0 # --dry_run where no Python is set up yet
+  while IFS= read -r line; do
+    for name in "$@"; do
+      case $line in "$name="*) printf -v "$name" %s "${line#*=}" ;; esac
+    done
+  done < "$cache"
+  for name in "$@"; do
+    [ "${!name}" != "<$name>" ] || fail "contract: $config has no section '$name'"
+  done
+}
+
+# stage N "Title" flags -- command: only notes it; tools/stagelib/plan.py reads the flags.
+stage() {
+  _plan+=(stage $# "$@")
+}
+
+run_stages() {
+  local name key=
+  trap - EXIT
+  [ -z "${config:-}" ] || [ ! -f "$config" ] || [ "$help" = true ] || key=$(_config_key)
+  for name in stage stop_stage ngpu exp sweep force dry_run help; do _plan+=(value 2 "$name" "${!name}"); done
+  _plan+=(value 2 config "${config:-}" value 2 key "$key" sets ${#_sets[@]} ${_sets[@]+"${_sets[@]}"})
+  _exec=(exec)
+  _stages_py run "${_plan[@]}"
+}
+
+# What the user names by the environment is meant from where the user is, too.
+_absolute() {
+  case $1 in */*) case $1 in /*) printf '%s' "$1" ;; *) printf '%s' "$_caller/$1" ;; esac ;; *) printf '%s' "$1" ;; esac
+}
+downloads=${SPEECHLAB_DOWNLOADS:-$repo/downloads}
+case $downloads in /*) ;; *) downloads=$_caller/$downloads ;; esac
+export SPEECHLAB_DOWNLOADS=$downloads PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
+[ -z "${SPEECHLAB_PYTHON:-}" ] || SPEECHLAB_PYTHON=$(_absolute "$SPEECHLAB_PYTHON")
+if [ -e "${SPEECHLAB_IMAGE:-}" ]; then case $SPEECHLAB_IMAGE in /*) ;; *) SPEECHLAB_IMAGE=$_caller/$SPEECHLAB_IMAGE ;; esac; fi
+cd "$(dirname "$0")"
+recipe=$(pwd -P)
+_plan=(value 2 recipe "$recipe" value 2 repo "$repo" value 2 run "$_run" value 2 script "${0##*/}" value 2 downloads "$downloads")
+
+option      stage ""     "the first stage to do; it and those after it are done again"
+option      stop_stage "" "the last stage to do"
+option      ngpu 0       "how many GPUs to use"
+option      nj "${SLURM_CPUS_PER_TASK:-$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1)}" "how many processes to use (here: the CPU's cores)"
+option_path exp ""       "the experiment's folder (by default exp/..., named by the options)"
+option      tag ""       "an addition to the experiment's name"
+option      set ""       "key=value over the config's; may be given several times"
+option_path sweep ""     "a YAML file of experiments to run one after the other"
+option      force false  "train afresh; the old experiment is moved aside"
+option      dry_run false "show what would be done, and do nothing"
+option      help false   "show this"
+_plan+=(own 0)
+trap '_status=$?; if [ $_status = 0 ]; then echo "${_run##*/}: it ended without run_stages, which must be its last line" >&2; exit 2; fi' EXIT

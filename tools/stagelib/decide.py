@@ -1,0 +1,324 @@
+"""Whether a stage is done, stale, interrupted or not begun; and the loop that does what is to be done.
+
+The rules (DESIGN: "What runs"), for a stage between --stage and --stop_stage:
+
+    --stage was given              it is done again; a training goes on from its checkpoint
+    an output is not there         it is done
+    outputs, but no record of it   somebody made them by hand or copied them here, as Kaldi's users do: they are taken
+                                   as they are, and recorded, so that a later change is noticed
+    begun, but not ended           it is done again; a training goes on from its checkpoint
+    something it depends on is     it is done again, with the reason; a training is kept: the run stops and offers
+    not what it was (stale)        --tag or --force. More epochs (or minutes) just go on
+    --force                        a training starts afresh; the old experiment is moved aside, never deleted
+    otherwise                      it is passed over. An input that has gone since (downloads removed to make room)
+                                   is no reason to do it again
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+
+from stagelib import interpreter, process, state
+from stagelib.locks import Lock, host
+from stagelib.plan import Plan, Stage, Stop, short
+
+DONE, RUN, KEEP = "done", "run", "keep"
+
+
+class Decision:
+    """``what``: DONE, RUN, or KEEP (a stale training: stop); ``why``: a reason to print, or ""."""
+
+    def __init__(self, what: str, why: str = "", adopt: bool = False):
+        self.what, self.why, self.adopt = what, why, adopt
+
+
+def decide(stage: Stage, plan: Plan, config: dict | None, record: dict | None) -> Decision:
+    """Apply the rules above; looks at files, changes nothing but ``record``'s note of touched inputs."""
+    absent = [path for path in stage.outputs if not os.path.exists(path)]
+    reasons, keys = [], {}
+    if record and "inputs" in record:
+        reasons, keys = state.changes(record, state.signature(stage, plan, config))
+    entered = plan.values["stage"] != ""
+    status = record["status"] if record else ""
+    if stage.train:
+        return _decide_training(stage, plan, entered, status, absent, reasons, keys)
+    reasons = state.key_reasons(keys) + reasons
+    if entered:
+        return Decision(RUN)
+    if absent and status in ("", "done"):
+        return Decision(RUN, f"{short(absent[0], plan)} is gone" if record else "")
+    if not record:
+        return Decision(DONE, "taken as it is: there is no record of how it was made", adopt=True)
+    if status != "done":
+        return Decision(RUN, _unfinished(record))
+    if reasons:
+        return Decision(RUN, _few(reasons))
+    return Decision(DONE)
+
+
+def _decide_training(stage: Stage, plan: Plan, entered: bool, status: str, absent: list[str], reasons: list[str],
+                     keys: dict[str, tuple]) -> Decision:
+    more = {key: keys.pop(key) for key in state.GROWING if key in keys}
+    reasons = state.key_reasons(keys) + reasons
+    begun = _begun(stage)
+    if plan.flag("force"):
+        return Decision(RUN, "afresh (--force)")
+    if begun and reasons:
+        return Decision(KEEP, _few(reasons))
+    grown = {key: (old, new) for key, (old, new) in more.items() if _grows(old, new)}
+    if entered and begun:
+        return Decision(RUN, "goes on from its checkpoint")
+    if not absent and not status:
+        return Decision(DONE, "taken as it is: there is no record of how it was made", adopt=True)
+    if status == "done" and not absent:
+        why = f"{_few(state.key_reasons(grown))}: it goes on"
+        return Decision(RUN, why) if grown else Decision(DONE)
+    return Decision(RUN, "goes on from its checkpoint" if begun else "")
+
+
+def _begun(stage: Stage) -> bool:
+    """Whether a training has left something to keep: any file beside its first output."""
+    return bool(state.files_of(os.path.dirname(stage.outputs[0]) or "."))
+
+
+def _grows(old: object, new: object) -> bool:
+    """More epochs or minutes than before; no limit (null or 0) is more than any."""
+    number = [float(value) if isinstance(value, (int, float)) and value else float("inf") for value in (old, new)]
+    return number[1] > number[0]
+
+
+def _few(reasons: list[str]) -> str:
+    return "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+
+
+def _unfinished(record: dict) -> str:
+    if record["status"] == "failed":
+        return f"it failed with status {record.get('exit_status')}"
+    return "it was not ended" if record["status"] != "unreadable" else "its record can't be read"
+
+
+def full_command(stage: Stage, plan: Plan, python: str) -> list[str]:
+    """The stage's command as it is run: through cmd.sh, with the chosen Python, torchrun and --set."""
+    ngpu = int(plan.values["ngpu"]) if stage.gpu else 0
+    command = list(stage.command)
+    if command[0] == "python":
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ngpu}"]
+        command = [python, *(launcher if stage.ddp and ngpu > 1 else []), *command[1:]]
+    elif command[0].endswith(".sh"):
+        command = ["bash", "-euo", "pipefail", *command]  # what `set -euo pipefail` in it says, even if it forgot
+    if stage.conf:
+        command += [word for pair in plan.sets for word in ("--set", pair)]
+    cmd = os.path.join(plan.values["repo"], "containers", "cmd.sh")
+    return [cmd, *(["--ngpu", str(ngpu)] if ngpu else []), "--", *command]
+
+
+def environment(stage: Stage, plan: Plan, python: str) -> dict[str, str]:
+    """What the stage's command finds in its environment beyond ours."""
+    env = {"SPEECHLAB_NGPU": plan.values["ngpu"] if stage.gpu else "0", "PYTHONUNBUFFERED": "1",
+           "PYTHONPATH": os.environ.get("PYTHONPATH", plan.values["repo"]),
+           "SPEECHLAB_PROGRESS": "bar" if sys.stderr.isatty() else "lines"}
+    if sys.stderr.isatty():
+        env["COLUMNS"] = str(shutil.get_terminal_size().columns)  # behind our pipe a bar can't ask the terminal
+    if stage.train and plan.flag("force"):
+        env["SPEECHLAB_FORCE"] = "1"
+    if os.path.isabs(python):  # for local/*.sh, which say `python` as well
+        env["SPEECHLAB_PYTHON"] = python
+        env["PATH"] = os.path.dirname(python) + os.pathsep + os.environ.get("PATH", "")
+    return env
+
+
+def check_inputs(stage: Stage, plan: Plan) -> str:
+    """"" or the line that says which input is missing, and who makes it."""
+    for path in stage.inputs:
+        if not state.matches(path):
+            maker = plan.maker(path)
+            if maker is None or maker is stage:
+                return f"{stage.name} needs {short(path, plan)}, which is not there and no stage makes"
+            line = plan.command_line("--stage", str(maker.number))
+            return f"{stage.name} needs {short(path, plan)}, which {maker.name} makes: {line}"
+    return ""
+
+
+def stale_training(stage: Stage, plan: Plan, why: str) -> str:
+    aside = _aside(stage.folder)
+    return (f"{stage.name}: {why}: the training in {stage.folder} was made otherwise, and is kept\n"
+            f"  a new one beside it: {plan.command_line('--tag', 'NAME', drop=('tag',))}\n"
+            f"  a new one in its place (this one is moved to {aside}): {plan.command_line('--force')}")
+
+
+def _aside(folder: str) -> str:
+    number = 1
+    while os.path.lexists(f"{folder}.old-{number}"):
+        number += 1
+    return f"{folder}.old-{number}"
+
+
+def move_aside(stage: Stage) -> str:
+    """--force: rename the experiment to ``<exp>.old-N``; the name it has now, or "" if there was none."""
+    if not any(name not in (".stages", "log") for name in os.listdir(stage.folder)):
+        return ""
+    aside = _aside(stage.folder)
+    os.rename(stage.folder, aside)
+    # The lock went along; it belongs to the folder that we are going to write.
+    os.makedirs(os.path.join(stage.folder, ".stages"))
+    os.rename(os.path.join(aside, ".stages", "lock"), os.path.join(stage.folder, ".stages", "lock"))
+    return aside
+
+
+def run(plan: Plan) -> int:
+    """Do what is to be done (or, with --dry_run, show it) and return the exit status."""
+    selected = plan.selected()
+    config = None
+    if any(stage.conf for stage in selected):
+        if not plan.values["config"]:
+            raise Stop("a stage has --conf, but there is no option named config", 2)
+        config = interpreter.resolved_config(plan)
+        for stage in selected:
+            if config is not None:
+                state.sections(stage, config)  # a misspelt section shows now, not after an hour
+    if plan.flag("dry_run"):
+        return dry_run(plan, selected, config)
+    child, worked = process.Child(), None
+    for stage in selected:
+        record = state.load(stage)
+        decision = decide(stage, plan, config, record)
+        if decision.what == DONE:
+            _pass_over(stage, plan, config, record, decision)
+            continue
+        if not worked:
+            _mention_gpu(plan, selected)
+        with Lock(stage.lock_folders, f"{plan.values['run']} {stage.name}") as lock:
+            # Another run may have done it in between; and what it does from here on stays as it is decided.
+            record = state.load(stage)
+            decision = decide(stage, plan, config, record)
+            if decision.what == DONE:
+                _pass_over(stage, plan, config, record, decision)
+            elif decision.what == KEEP:
+                raise Stop(stale_training(stage, plan, decision.why))
+            else:
+                status = execute(stage, plan, config, decision, child, lock)
+                if status:
+                    return status
+                worked = stage
+    if worked:
+        print("done: " + " ".join(short(path, plan) for path in worked.outputs), flush=True)
+    else:
+        print(f"nothing to do ({plan.values['run']} --stage N does stage N and those after it again)", flush=True)
+    return 0
+
+
+def _pass_over(stage: Stage, plan: Plan, config: dict | None, record: dict | None, decision: Decision) -> None:
+    print(f"{stage.name}: {stage.title}: done" + (f" ({decision.why})" if decision.why else ""), flush=True)
+    try:
+        if decision.adopt:
+            state.save(stage, "done", state.signature(stage, plan, config, with_content=True), by_hand=True)
+        elif record and record.pop("touched", False):
+            kept = {key: record.pop(key) for key in ("arguments", "config", "inputs")}
+            state.save(stage, record.pop("status"), kept, **record)
+    except OSError:
+        pass  # a corpus that others share, say, where we may not write: it is looked at again next time
+
+
+def _mention_gpu(plan: Plan, selected: list[Stage]) -> None:
+    """With --ngpu 0, say so when a GPU stands idle."""
+    if int(plan.values["ngpu"]) or not any(stage.gpu for stage in selected):
+        return
+    there = os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi") \
+        or (sys.platform == "darwin" and os.uname().machine == "arm64")
+    if there:
+        print("note: this machine seems to have a GPU, which stands idle: --ngpu 1 uses it", flush=True)
+
+
+def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, child: process.Child, lock: Lock) -> int:
+    """Run one stage: 0, or the status to exit with, after it was said why."""
+    missing = check_inputs(stage, plan)
+    if missing:
+        raise Stop(missing)
+    python = interpreter.choose(plan)
+    if decision.why:
+        print(f"{stage.name}: {decision.why}")
+    print(f"{stage.name}: {stage.title}", flush=True)
+    if stage.train and plan.flag("force"):
+        aside = move_aside(stage)
+        if aside:
+            print(f"{stage.name}: the old experiment is now {aside}", flush=True)
+    command, env = full_command(stage, plan, python), environment(stage, plan, python)
+    line = process.shown(command, plan.values["recipe"], plan.values["repo"])
+    print(f"  $ {line}", flush=True)
+    now = state.signature(stage, plan, config, with_content=True)
+    state.save(stage, "running", now, host=host())
+    setting = " ".join(f"{name}={shlex.quote(value)}" for name, value in env.items() if name != "PATH")
+    header = (f"# {time.strftime('%Y-%m-%d %H:%M:%S')} on {host()}\n# (cd {shlex.quote(plan.values['recipe'])} && "
+              f"{setting} \\\n#  {line})\n")
+    log = process.Log(stage.log_path, header)
+    start = time.time()
+    try:
+        status = child.run(command, {**os.environ, **env}, log, lock.child)
+    finally:
+        log.close()
+    return conclude(stage, plan, now, status, child.signal, round(time.time() - start, 1))
+
+
+def conclude(stage: Stage, plan: Plan, now: dict, status: int, signal: int, seconds: float) -> int:
+    """Record how the stage ended, say it, and return the status to exit with (0: go on)."""
+    absent = [path for path in stage.outputs if not os.path.exists(path)]
+    again = plan.command_line()
+    if status == 0 and not absent:
+        state.save(stage, "done", now, seconds=seconds)
+        if not signal:
+            print(f"{stage.name}: {stage.title}: made in {seconds:.0f} s", flush=True)
+            return 0
+    elif signal or status == process.REQUEUE:
+        state.save(stage, "interrupted", now, exit_status=status)
+    else:
+        state.save(stage, "failed", now, exit_status=status)
+    sys.stdout.flush()
+    if status == process.REQUEUE:
+        print(f"{stage.name}: {stage.title}: saved, to be requeued; it goes on with: {again}", file=sys.stderr)
+        return process.REQUEUE
+    if signal:
+        print(f"\ninterrupted in {stage.name}: {stage.title}; it goes on with: {again}", file=sys.stderr)
+        return 128 + signal
+    sys.stderr.write(process.tail(stage.log_path))
+    killed = " (killed; often the machine has run out of memory)" if status == 137 else ""
+    if status == 0:
+        print(f"error: {stage.name}: {stage.title} ended without an error but did not make {short(absent[0], plan)}; "
+              f"log: {stage.log_path}", file=sys.stderr)
+        return 1
+    print(f"error: {stage.name}: {stage.title} failed with status {status}{killed}; log: {stage.log_path}",
+          file=sys.stderr)
+    return status
+
+
+def dry_run(plan: Plan, selected: list[Stage], config: dict | None) -> int:
+    """Show each stage's state and exact command. What an earlier stage would make anew counts as changed."""
+    python = interpreter.choose(plan, setup=False)
+    env = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment(selected[0], plan, python).items()
+                   if name in ("PYTHONPATH", "SPEECHLAB_PYTHON"))
+    print(f"# in {plan.values['recipe']}, with {env}")
+    if config is None and any(stage.conf for stage in selected):
+        print("# no Python with the packages is set up yet (tools/setup.sh): the config was not looked at")
+    anew: list[Stage] = []
+    for stage in selected:
+        decision = decide(stage, plan, config, state.load(stage))
+        makers = [plan.maker(path) for path in stage.inputs]
+        source = next((maker for maker in makers if maker in anew), None)
+        missing = check_inputs(stage, plan) if source is None else ""
+        if decision.what == KEEP:
+            shows = "stale, but kept: " + decision.why + " (--tag or --force)"
+        elif decision.what == DONE and source is None:
+            shows = "done" + (f" ({decision.why})" if decision.why else "")
+        elif decision.what == DONE:
+            shows = f"done, unless {source.name} makes something else"
+        else:
+            shows = "to do" + (f": {decision.why}" if decision.why else "") + (f"; but {missing}" if missing else "")
+            anew.append(stage)
+        gpu = f" SPEECHLAB_NGPU={plan.values['ngpu']}" if stage.gpu else ""
+        print(f"{stage.name}: {stage.title}: {shows}")
+        line = process.shown(full_command(stage, plan, python), plan.values["recipe"], plan.values["repo"])
+        print(f"  ${gpu} {line}")
+    return 0

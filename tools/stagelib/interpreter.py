@@ -1,0 +1,166 @@
+"""Which Python the stages run on, and the resolved config, which only that Python can read.
+
+Both cost something (a Python to start, gigabytes to install), so neither is looked for before it is needed: a run with
+nothing to do reads the config from its cache and starts no second Python.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from stagelib.plan import Plan, Stop, nearest
+from stagelib.state import write
+
+NEEDED = ("speechlab", "torch", "lhotse")  # lhotse: a PyTorch of one's own is common, and not enough
+ENGINES = {"apptainer", "singularity", "podman", "docker"}
+SIZE = "5-6 GB"
+
+
+def inside_container() -> str:
+    """The container we are in that was made to bring its own packages, or "".
+
+    A Docker container in which somebody lives as on a machine (a development container, CI) is not one of them:
+    there, as on any machine, .venv is the way. cmd.sh and our images set SPEECHLAB_CONTAINER.
+    """
+    for name in ("SPEECHLAB_CONTAINER", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER", "container"):
+        if os.environ.get(name):
+            return os.environ[name]
+    return "podman" if os.path.exists("/run/.containerenv") else ""
+
+
+def engine() -> str:
+    """The container engine that cmd.sh is to use, or "" if none: with one, `python` is the image's and none is needed
+    here. As cmd.sh has it, inside any container the command is run as it is, unless SPEECHLAB_NESTED says otherwise."""
+    name = os.environ.get("SPEECHLAB_ENGINE") or "none"
+    wanted = name in ENGINES or (name == "auto" and os.environ.get("SPEECHLAB_IMAGE"))
+    inside = inside_container() or os.path.exists("/.dockerenv")
+    return name if wanted and (not inside or os.environ.get("SPEECHLAB_NESTED")) else ""
+
+
+def finds_packages(python: str) -> bool:
+    """Whether ``python`` would find the packages: seen from its folders, or else asked (nothing is imported)."""
+    if not os.access(python, os.X_OK):
+        return False
+    prefix = os.path.dirname(os.path.dirname(python))
+    for folder in glob.glob(os.path.join(glob.escape(prefix), "lib", "python3*", "site-packages")):
+        if all(os.path.isdir(os.path.join(folder, name)) for name in NEEDED[1:]):
+            return True
+    code = f"import sys, importlib.util as u; sys.exit(not all(u.find_spec(name) for name in {NEEDED}))"
+    try:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.run([python, "-c", code], **quiet).returncode == 0
+    except OSError:
+        return False
+
+
+def choose(plan: Plan, setup: bool = True) -> str:
+    """The Python for the stages: SPEECHLAB_PYTHON, the active one if it has the packages, .venv, a new .venv.
+
+    With ``setup=False`` (--dry_run) nothing is installed and the answer may be "python", which is not there yet.
+    """
+    if engine():
+        return "python"
+    named = os.environ.get("SPEECHLAB_PYTHON")
+    if named:
+        found = shutil.which(named)
+        if not found:
+            raise Stop(f"SPEECHLAB_PYTHON={named} can't be run: name a Python 3.10-3.12, or unset it", 2)
+        return found
+    active = [os.path.join(os.environ[name], "bin", "python") for name in ("VIRTUAL_ENV", "CONDA_PREFIX")
+              if os.environ.get(name)]
+    repo = plan.values["repo"]
+    own = os.path.join(repo, ".venv", "bin", "python")
+    for python in [*active, shutil.which("python3"), shutil.which("python")]:
+        if python and python != own and finds_packages(python):
+            return python
+    # A setup that was interrupted leaves .incomplete: going on with it is setup.sh's work, not ours.
+    whole = not os.path.exists(os.path.join(repo, ".venv", ".incomplete"))
+    if whole and finds_packages(own):
+        return own
+    if not setup:
+        return "python"
+    lacking = f"no Python here has {' and '.join(NEEDED[1:])}"
+    if inside_container():
+        raise Stop(f"{lacking}, and inside a container none is installed: use an image that has them (containers/), "
+                   "or run tools/setup.sh yourself")
+    if os.environ.get("SLURM_JOB_ID"):
+        raise Stop(f"{lacking}, and in a Slurm job none is installed: run tools/setup.sh on the login node first")
+    script = os.path.join(repo, "tools", "setup.sh")
+    if not os.path.exists(script):
+        raise Stop(f"{lacking}, and {script} is not there: install them, or name a Python by SPEECHLAB_PYTHON")
+    print(f"{lacking}: tools/setup.sh installs them into {os.path.dirname(os.path.dirname(own))} (about {SIZE}, once)",
+          flush=True)
+    status = subprocess.run([script], stdin=subprocess.DEVNULL).returncode
+    if status:
+        raise Stop(f"tools/setup.sh failed with status {status}: mend what it says above, then run this again", status)
+    if not finds_packages(own):
+        raise Stop(f"tools/setup.sh ended, but {own} still lacks {' or '.join(NEEDED[1:])}")
+    return own
+
+
+def resolved_config(plan: Plan) -> dict | None:
+    """The resolved config as nested dictionaries; None in a dry run that has no Python to resolve it.
+
+    Read from data/.cache, where recipe.sh finds the sections' names as well, or made by ``python -m speechlab.config``
+    and kept there. A wrong config ends the run with that program's own line and status.
+    """
+    config, key = plan.values["config"], plan.values["key"]
+    cache = os.path.join("data", ".cache", f"config-{key}")
+    try:
+        with open(cache + ".json", encoding="utf-8") as file:
+            return json.load(file)["resolved"]
+    except (OSError, ValueError, KeyError):
+        pass
+    if not os.path.isfile(config):
+        there = {os.path.basename(path): path for path in sorted(glob.glob("conf/*.yaml"))}
+        near = nearest(os.path.basename(config), list(there))
+        raise Stop(f"there is no config {config}{near or '; there are ' + ', '.join(there.values())}", 2)
+    python = choose(plan, setup=not plan.flag("dry_run"))
+    if plan.flag("dry_run") and python == "python" and not engine():
+        return None
+    wrap = [os.path.join(plan.values["repo"], "containers", "cmd.sh"), "--backend", "local", "--"] if engine() else []
+    sets = [word for pair in plan.sets for word in ("--set", pair)]
+    done = subprocess.run([*wrap, python, "-m", "speechlab.config", config, *sets, "--json"], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, encoding="utf-8")
+    if done.returncode:
+        raise SystemExit(done.returncode)  # it has said why, in one line
+    try:
+        answer = json.loads(done.stdout[done.stdout.index("{"):])
+        names = "".join(f"{section}={name}\n" for section, name in answer["names"].items())
+        resolved = answer["resolved"]
+    except (ValueError, KeyError, AttributeError):
+        raise Stop(f"python -m speechlab.config gave no JSON for {config}: {done.stdout[:200]!r}") from None
+    write(cache + ".json", json.dumps(answer, ensure_ascii=False))
+    write(cache + ".names", names)
+    return resolved
+
+
+def sweep(plan: Plan) -> int:
+    """Hand the recipe to ``python -m speechlab.sweep FILE -- ./run.sh <the user's other options>``."""
+    file, repo = plan.values["sweep"], plan.values["repo"]
+    if not os.path.isfile(file):
+        raise Stop(f"there is no sweep {file}", 2)
+    if not os.path.exists(os.path.join(repo, "speechlab", "sweep.py")):
+        raise Stop("--sweep needs speechlab/sweep.py, which is not in this version", 2)
+    python = choose(plan)
+    sys.stdout.flush()
+    rest = _without_sweep(plan.arguments)
+    script = os.path.join(plan.values["recipe"], plan.values["script"])
+    os.execvp(python, [python, "-m", "speechlab.sweep", file, "--", script, *rest])
+    return 1  # never reached
+
+
+def _without_sweep(arguments: list[str]) -> list[str]:
+    rest, words = [], list(arguments)
+    while words:
+        word = words.pop(0)
+        if word == "--sweep":
+            words.pop(0)
+        elif not word.startswith("--sweep="):
+            rest.append(word)
+    return rest

@@ -1,0 +1,224 @@
+"""What is recorded of a stage, and what has changed since.
+
+A record lies beside the stage's outputs, in ``.stages/<number>_<title>.json``: ``status`` (running, done, failed,
+interrupted) and a signature of three parts, each kept readable so that a reason can be told:
+
+    arguments   the command's words, less those that change no result
+    config      the sections of the resolved config that the stage names by --conf, flattened
+    inputs      size, time and content of each file it reads
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import json
+import os
+import time
+import zlib
+
+from stagelib.plan import Plan, Stage, Stop, nearest
+
+# How a result is made, but not what it is. Keys of the config count by their last part.
+INDIFFERENT = {"nj", "ngpu", "num_workers", "log", "log_every", "engine", "image", "backend"}
+# A training that was given more of these goes on from where it is.
+GROWING = ("train.epochs", "train.max_minutes")
+LARGEST_HASHED = 256 << 20  # bytes; what is larger (a feature archive, say) goes by size and time alone
+NOT_SET = "not set"
+MOST_FILES = 200  # of a folder that is an input; a larger one goes by names and sizes
+
+
+def write(path: str, text: str) -> None:
+    """Write a small file whole or not at all."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    aside = f"{path}.tmp-{os.getpid()}"
+    with open(aside, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def load(stage: Stage) -> dict | None:
+    """The stage's record; None if there is none. One that can't be read counts as a stage that was interrupted."""
+    try:
+        with open(stage.record_path, encoding="utf-8", errors="surrogateescape") as file:
+            record = json.load(file)
+        return record if {"status", "arguments", "config", "inputs"} <= set(record) else {"status": "unreadable"}
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        return {"status": "unreadable"}
+
+
+def save(stage: Stage, status: str, signature: dict, **more: object) -> None:
+    """Record ``status`` and the signature, with the time and whatever else is worth knowing."""
+    inputs = {name: {key: file[key] for key in ("size", "mtime_ns", "sha256")}
+              for name, file in signature["inputs"].items()}
+    record = {"status": status, "when": time.strftime("%Y-%m-%d %H:%M:%S"), **more, **signature, "inputs": inputs}
+    write(stage.record_path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+
+
+def arguments(stage: Stage, plan: Plan) -> list[str]:
+    """The command's words that change results; the config's name is left out where its content is looked at."""
+    words, kept = list(stage.command), []
+    while words:
+        word = words.pop(0)
+        if word.startswith("--") and word[2:].partition("=")[0] in INDIFFERENT:
+            if "=" not in word and words and not words[0].startswith("--"):
+                words.pop(0)
+        elif not (stage.conf and word == plan.values["config"]):
+            kept.append(portable(word, plan))
+    return kept
+
+
+def portable(word: str, plan: Plan) -> str:
+    """``word`` without the places where the repository and the downloads happen to lie (a mount differs, say)."""
+    for name in ("downloads", "repo"):
+        word = word.replace(plan.values[name], f"<{name}>")
+    return word
+
+
+def sections(stage: Stage, config: dict) -> dict[str, object]:
+    """The part of the resolved config that the stage reads, as ``{"features.num_mel_bins": 80, ...}``."""
+    flat: dict[str, object] = {}
+
+    def add(key: str, value: object) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                add(f"{key}.{name}", inner)
+        elif key.rsplit(".", 1)[-1] not in INDIFFERENT:
+            flat[key] = value
+
+    for section in stage.conf:
+        if section not in config:
+            hint = nearest(section, list(config))
+            raise Stop(f"{stage.name}: --conf {section}: the config has no such section{hint}", 2)
+        add(section, config[section])
+    return flat
+
+
+def content(path: str) -> str:
+    """SHA-256 of what a file says; "" if it is too large. Of a .gz, of what is in it: its header holds a time, and a
+    manifest made again must not look changed."""
+    if os.path.getsize(path) > LARGEST_HASHED:
+        return ""
+    for opened in (gzip.open, open) if path.endswith(".gz") else (open,):
+        digest = hashlib.sha256()
+        try:
+            with opened(path, "rb") as file:
+                for block in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(block)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            continue  # not, or not all of, what its name says
+        return digest.hexdigest()
+    return ""
+
+
+def matches(path: str) -> list[str]:
+    """What is there under an input's name, in which ``*`` stands for a part of a name."""
+    if "*" in path:
+        return sorted(glob.glob("*".join(glob.escape(part) for part in path.split("*"))))
+    return [path] if os.path.exists(path) else []
+
+
+def files_of(path: str) -> list[str]:
+    """The files that stand for an input: a folder's own, at any depth, without hidden ones and logs."""
+    found = []
+    for place in matches(path):
+        if not os.path.isdir(place):
+            found.append(place)
+            continue
+        for folder, inner, files in os.walk(place):
+            inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "log")
+            found += [os.path.join(folder, name) for name in sorted(files) if not name.startswith(".")]
+    return found
+
+
+def fingerprints(stage: Stage, plan: Plan, with_content: bool) -> dict[str, dict]:
+    """``{path: {"size", "mtime_ns", "sha256"}}`` of the inputs; of those that are there."""
+    made: dict[str, dict] = {}
+    for path in stage.inputs:
+        files = files_of(path)
+        if len(files) > MOST_FILES:
+            listing = "".join(f"{name} {os.path.getsize(name)}\n" for name in files)
+            listing = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
+            made[portable(path, plan)] = {"size": len(files), "mtime_ns": 0, "sha256": listing}
+            continue
+        for file in files:
+            try:
+                stat = os.stat(file)
+            except FileNotFoundError:
+                continue
+            made[portable(file, plan)] = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns,
+                                          "sha256": content(file) if with_content else "", "path": file}
+    return made
+
+
+def signature(stage: Stage, plan: Plan, config: dict | None, with_content: bool = False) -> dict:
+    """The three parts as they are now. Contents are only read on demand: a file whose time is unchanged needs none."""
+    inputs = fingerprints(stage, plan, with_content)
+    return {"arguments": arguments(stage, plan), "config": sections(stage, config) if stage.conf and config else {},
+            "inputs": inputs}
+
+
+def changes(record: dict, now: dict) -> tuple[list[str], dict[str, tuple]]:
+    """What differs between a record and the signature ``now``: reasons, and the config's keys with (was, is).
+
+    An input with another time but the same content is no change; its new time is noted in ``record["inputs"]`` (and
+    ``record["touched"]`` set), so that its content need not be read again.
+    """
+    was, is_ = record["config"], now["config"]
+    keys = {key: (was.get(key, NOT_SET), is_.get(key, NOT_SET)) for key in [*was, *(k for k in is_ if k not in was)]
+            if is_ and was.get(key, NOT_SET) != is_.get(key, NOT_SET)}
+    reasons = []
+    if record["arguments"] != now["arguments"]:
+        reasons.append(_argument_reason(record["arguments"], now["arguments"]))
+    for name, new in now["inputs"].items():
+        old = record["inputs"].get(name)
+        if old is None:
+            reasons.append(f"{name} is new")
+        elif old["size"] != new["size"] and not name.endswith(".gz"):
+            reasons.append(f"{name} has changed")
+        elif (old["mtime_ns"], old["size"]) != (new["mtime_ns"], new["size"]) or not new["mtime_ns"]:
+            sha = new["sha256"] or content(new["path"])
+            if not sha or sha != old["sha256"]:
+                reasons.append(f"{name} has changed")
+            elif new["mtime_ns"]:
+                old.update(size=new["size"], mtime_ns=new["mtime_ns"])
+                record["touched"] = True
+    return reasons, keys
+
+
+def key_reasons(keys: dict[str, tuple]) -> list[str]:
+    """``num_mel_bins was 80, is 40``: by a key's last part, unless two of them are alike."""
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return [f"{name if last.count(name) == 1 else key} was {_show(old)}, is {_show(new)}"
+            for name, (key, (old, new)) in zip(last, keys.items())]
+
+
+def _show(value: object) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _argument_reason(old: list[str], new: list[str]) -> str:
+    was, is_ = _by_option(old), _by_option(new)
+    for key in [*was, *is_]:
+        if was.get(key) != is_.get(key):
+            show = [" ".join(words[key]) or "given" if key in words else "not given" for words in (was, is_)]
+            return f"{key} was {show[0]}, is {show[1]}"
+    return "the command's words are in another order"
+
+
+def _by_option(words: list[str]) -> dict[str, list[str]]:
+    """``{"the command": [python, -m, ...], "--data": [...], ...}``."""
+    options: dict[str, list[str]] = {"the command": []}
+    name = "the command"
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            options.setdefault(name, []).extend([value] if equals else [])
+        else:
+            options[name].append(word)
+    return options
