@@ -109,8 +109,8 @@ def prefix_beam(
     lengths: Tensor,
     beam: int = 10,
     blank: int = 0,
-    prune: float = 1e-4,
-    top: int = 40,
+    prune: float = 1e-3,
+    top: int = 20,
     nj: int = 1,
 ) -> list[Hypothesis]:
     """Prefix beam search through fast-ctc-decode, with exact scores and Viterbi token times.
@@ -120,7 +120,7 @@ def prefix_beam(
         lengths: frames of each utterance, ``(B,)``.
         beam: prefixes kept after each frame.
         blank: the index of CTC's blank.
-        prune: units under this posterior in a frame are left out of that frame (its best unit never is).
+        prune: units under this posterior in a frame are left out of that frame (its best unit and blank never are).
         top: units looked at in one frame at most; bounds the time on the flat posteriors of an untrained model.
         nj: processes; worth it for long batches only (the search of a trained model takes milliseconds).
 
@@ -136,11 +136,14 @@ def prefix_beam(
     if not 0 <= prune < 1:
         raise UserError(f"CTC beam search: prune is {prune}; it is a probability, at least 0 and less than 1")
     errors = check_posteriors(log_probs, lengths)
-    log_probs, sizes = log_probs.float().cpu(), lengths.tolist()
+    best = log_probs.float().topk(min(top, log_probs.shape[2]), dim=2)
+    log_probs, values, units = log_probs.float().cpu(), best.values.cpu().numpy(), best.indices.cpu().numpy()
+    sizes = lengths.tolist()
+    blanks = log_probs[:, :, blank].numpy()
     jobs = [
-        (_candidates(row[:size], blank, prune, top), beam)
-        for row, size, error in zip(log_probs, sizes, errors)
-        if not error
+        (_candidates(values[row, :size], units[row, :size], blanks[row, :size], blank, prune), beam)
+        for row, size in enumerate(sizes)
+        if not errors[row]
     ]
     found = iter([search(*job) for job in jobs] if nj == 1 else _pool(nj).map(search, *zip(*jobs)) if jobs else [])
     answers = []
@@ -149,23 +152,25 @@ def prefix_beam(
     return answers
 
 
-def _candidates(log_probs: Tensor, blank: int, prune: float, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Posteriors ``(T, K)`` of the K units that matter in some frame, blank first, zero where pruned; and the K ids.
+def _candidates(
+    values: np.ndarray, units: np.ndarray, blanks: np.ndarray, blank: int, prune: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """From each frame's best log posteriors and their units ``(T, top)`` and blank's log posterior ``(T,)``: posteriors
+    ``(T, K)`` of the K units that matter in some frame, blank first, zero where pruned; and the K ids.
 
     fast-ctc-decode walks every unit over a threshold that may not exceed 1 / V, hopeless with thousands of hanzi, and
     wants blank at 0: so the columns are chosen and put in order before, which changes nothing else.
     """
-    probs = log_probs.exp()
-    best = probs.topk(min(top, probs.shape[1]), dim=1)
-    keep = torch.zeros_like(probs, dtype=torch.bool)
-    keep.scatter_(1, best.indices, best.values >= prune)
-    if probs.shape[0]:
-        keep[:, blank] = probs[:, blank] >= prune
-        keep.scatter_(1, best.indices[:, :1], True)
-    used = keep.any(0)
-    used[blank] = False
-    ids = torch.cat([torch.tensor([blank]), used.nonzero()[:, 0]])
-    return (probs * keep)[:, ids].contiguous().numpy(), ids.numpy()
+    probs = np.exp(values)
+    keep = probs >= prune
+    keep[:, 0] = True
+    keep &= units != blank
+    ids = np.unique(units[keep])  # sorted, so that a unit's column is found by bisection
+    rows, _ = keep.nonzero()
+    table = np.zeros((len(probs), 1 + len(ids)), dtype=np.float32)
+    table[rows, 1 + np.searchsorted(ids, units[keep])] = probs[keep]
+    table[:, 0] = np.exp(blanks)
+    return table, np.concatenate([[blank], ids])
 
 
 def _align(log_probs: Tensor, tokens: list[int], blank: int) -> Hypothesis:
