@@ -18,7 +18,8 @@ Usage: containers/cmd.sh [options] -- command [argument ...]
 
 SPEECHLAB_ENGINE, SPEECHLAB_IMAGE, SPEECHLAB_BACKEND and SPEECHLAB_NGPU say the same as the options.
 SPEECHLAB_BINDS=A:B  further paths that the container needs. Bound always: this repository, the working folder,
-SPEECHLAB_DOWNLOADS, what symbolic links in them, in data/ and in exp/ point to. A path is the same inside as outside.
+SPEECHLAB_DOWNLOADS, absolute paths among the arguments, what symbolic links in the working folder, its data/ and exp/
+point to; nothing of the host's system. A path is the same inside as outside.
 Inside a container, the command is run as it is (SPEECHLAB_NESTED=1 says that this one can run containers itself).
 apptainer, docker and slurm come with a later version.
 END
@@ -126,11 +127,12 @@ export SPEECHLAB_NGPU=$ngpu
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bound=: # the folders bound so far, between colons
 volumes=()
+strict=true # is a path that can't be bound an error? Not so for one that was only found among the arguments
 
-bind() { # bind one existing path, or the nearest existing folder above it, under the name it is called by and its real one
+bind() { # bind a path's folder, or the nearest that exists above it, under the name it is called by and its real one
     local path=$1 real name
     case $path in /*) ;; *) path=$PWD/$path ;; esac
-    while [ -L "$path" ]; do # every step of a chain of links has to be there inside
+    while [ -L "$path" ] && [ -e "$path" ]; do # every step of a chain of links has to be there inside
         real=$(readlink "$path")
         case $real in /*) ;; *) real=$(dirname "$path")/$real ;; esac
         bind "$(dirname "$path")"
@@ -139,10 +141,15 @@ bind() { # bind one existing path, or the nearest existing folder above it, unde
     while [ ! -d "$path" ]; do path=$(dirname "$path"); done # for a file its folder: files are replaced by renaming
     real=$(cd "$path" && pwd -P)
     for name in "$real" "$(cd "$path" && pwd -L)"; do
-        case $name in
-            / | /bin | /dev | /etc | /lib | /lib64 | /proc | /run | /sbin | /sys | /usr | /var)
-                fail "$1: the container can't be given the host's $name: put it in a folder of its own" ;;
-            *:*) fail "$name: $engine can't bind a path with a colon" ;;
+        case ${name%/}/ in
+            / | /bin/ | /dev/ | /etc/ | /lib/ | /lib64/ | /proc/ | /run/ | /sbin/ | /sys/ | /usr/ | /var/)
+                ! $strict || fail "$1: the container can't be given the host's $name: put it in a folder of its own"
+                return 0 ;;
+            /bin/* | /dev/* | /etc/* | /lib/* | /lib64/* | /proc/* | /run/* | /sbin/* | /sys/* | /usr/*)
+                $strict || return 0 ;;
+            *:*)
+                ! $strict || fail "$name: $engine can't bind a path with a colon"
+                return 0 ;;
         esac
         is_bound "$name" || { volumes+=(--volume "$real:$name"); bound="$bound$name:"; }
     done
@@ -169,6 +176,10 @@ podman_line() { # puts the whole command into the array `line`
     for path in ${SPEECHLAB_DOWNLOADS:-} ${SPEECHLAB_BINDS:-}; do [ -z "$path" ] || bind "$path"; done
     unset IFS
     set +f
+    strict=false
+    for path in "${@:2}"; do
+        case $path in /* | --*=/*) bind "/${path#*/}" ;; esac
+    done
 
     line=(podman run --rm --init --interactive)                    # --init: signals reach the command, nothing is left over
     line+=(--name "speechlab-$$-$RANDOM" --label "speechlab.client=${HOSTNAME:-host}:$$")
@@ -176,7 +187,7 @@ podman_line() { # puts the whole command into the array `line`
     [ "$(id -u)" -eq 0 ] || line+=(--userns keep-id)               # the files written belong to whoever runs this
     line+=(--workdir "$PWD" "${volumes[@]}" --env HOME=/tmp --env PYTHONNOUSERSITE=1)
     for name in $(compgen -e SPEECHLAB_) PYTHONPATH PYTHONUNBUFFERED CUDA_VISIBLE_DEVICES OMP_NUM_THREADS MKL_NUM_THREADS; do
-        [ -z "${!name+set}" ] || [ "$name" = SPEECHLAB_NESTED ] || line+=(--env "$name")
+        [ -z "${!name+set}" ] || [ "$name" = SPEECHLAB_NESTED ] || [ "$name" = SPEECHLAB_PYTHON ] || line+=(--env "$name")
     done
     line+=(--env "SPEECHLAB_CONTAINER=podman:$image")
     [ "$ngpu" -eq 0 ] || line+=(--device nvidia.com/gpu=all)

@@ -84,7 +84,8 @@ def extract_folder(data: Path, to: Path, contract: FeatureContract, nj: int = 1)
                 whole.write(_part(ark).read_bytes())
             if not arks:
                 whole.write(gzip.compress(b"", mtime=0))
-    write_json(to / FILE, {"features": contract.to_dict(), "name": contract.name(), "splits": counts})
+    write_json(to / FILE, {"features": contract.to_dict(), "name": contract.name(),
+                           "splits": {split: {**c, "seconds": round(c["seconds"], 3)} for split, c in counts.items()}})
     for ark in owners:
         _part(ark).unlink(missing_ok=True)
     return counts
@@ -145,7 +146,7 @@ def _do_part(job: Job) -> tuple[Path, Counter]:
     """Read, extract and store one part's utterances."""
     lines, ark, contract = job
     done = []
-    with atomic(ark) as aside, ArkWriter(aside, named=ark) as writer:
+    with atomic(ark) as aside, ArkWriter(aside, named=os.path.abspath(ark)) as writer:
         for line in lines:
             try:
                 item, cut = json.loads(line), deserialize_item(json.loads(line))  # which takes its argument to pieces

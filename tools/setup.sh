@@ -107,12 +107,12 @@ except ImportError: print(" without its venv module (on Debian and Ubuntu: the p
     fail "Python 3.10, 3.11 or 3.12 with its venv module is needed ($found): install one, or name it with --python"
 }
 
-if [ -x "$venv/bin/python" ] && ! "$venv/bin/python" -c "$in_range" 2>/dev/null && [ ! -e "$venv/.unfinished" ]; then
+if [ -x "$venv/bin/python" ] && ! "$venv/bin/python" -c "$in_range" 2>/dev/null && [ ! -e "$venv/.incomplete" ]; then
     fail "$venv has a Python other than 3.10-3.12: remove it, or choose another folder with --venv DIR"
 fi
-if [ -s "$venv/.unfinished" ]; then read_stamp "$venv/.unfinished"; fi # the stamp before the installation that was interrupted
+if [ -s "$venv/.incomplete" ]; then read_stamp "$venv/.incomplete"; fi # the stamp before the installation that was interrupted
 # A stamp or the mark of an unfinished installation says that the folder is ours; any other has to be an environment.
-if [ ! -e "$stamp" ] && [ ! -e "$venv/.unfinished" ] && [ ! -e "$venv/pyvenv.cfg" ]; then
+if [ ! -e "$stamp" ] && [ ! -e "$venv/.incomplete" ] && [ ! -e "$venv/pyvenv.cfg" ]; then
     [ -z "$(find "$venv" -mindepth 1 ! -name .lock 2>/dev/null | head -n 1)" ] ||
         fail "$venv is a folder with something else in it: choose another one with --venv DIR"
 fi
@@ -138,7 +138,7 @@ run() { # in the background, so that its process can be found should this one be
 }
 pip() { run "$venv/bin/python" -m pip "$@"; }
 
-if [ -e "$venv/.unfinished" ] && [ -x "$venv/bin/python" ]; then # killed within a package: pip would take it as installed
+if [ -e "$venv/.incomplete" ] && [ -x "$venv/bin/python" ]; then # killed within a package: pip would take it as installed
     "$venv/bin/python" - <<'END' || true
 import csv, shutil, sysconfig
 from pathlib import Path
@@ -156,13 +156,13 @@ for rest in site.glob("~*"):  # what pip was about to remove
 END
 fi
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-    if [ -e "$venv/pyvenv.cfg" ] && [ ! -e "$venv/.unfinished" ]; then # someone's environment without pip
+    if [ -e "$venv/pyvenv.cfg" ] && [ ! -e "$venv/.incomplete" ]; then # someone's environment without pip
         "$venv/bin/python" -m ensurepip >/dev/null || fail "$venv has no pip: remove it, or choose another folder with --venv DIR"
     else
         find_python
         say "making $venv ($("$python" -V)); it will take $([ "$need" -eq 3 ] && echo 2 || echo 5) GB"
-        touch "$venv/.unfinished"
-        find "$venv" -mindepth 1 -maxdepth 1 ! -name .lock ! -name .unfinished -exec rm -rf {} +
+        touch "$venv/.incomplete"
+        find "$venv" -mindepth 1 -maxdepth 1 ! -name .lock ! -name .incomplete -exec rm -rf {} +
         run "$python" -m venv "$venv" || fail "$python could not make $venv"
     fi
 fi
@@ -193,7 +193,7 @@ for extra in $have_extras; do # what was there stays
 done
 # shellcheck disable=SC2086  # a list of words
 extras=$(printf '%s\n' $extras | sort -u | tr '\n' ' ')
-if [ -e "$stamp" ]; then mv "$stamp" "$venv/.unfinished"; else touch "$venv/.unfinished"; fi
+if [ -e "$stamp" ]; then mv "$stamp" "$venv/.incomplete"; else touch "$venv/.incomplete"; fi
 cd "$root"
 failed="pip failed, as said above; the same command goes on from here"
 say "1 of 2: pip"
@@ -213,5 +213,5 @@ build=default
 if $cpu; then build=cpu; fi
 printf '%s\n' "$pins" "$root" "$build" "$extras" >"$venv/tmp/stamp"
 mv "$venv/tmp/stamp" "$stamp"
-rm -f "$venv/.unfinished" "$venv/.child"
+rm -f "$venv/.incomplete" "$venv/.child"
 say "$venv is ready"

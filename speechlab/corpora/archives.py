@@ -50,12 +50,12 @@ def only(wanted: dict[str, str]) -> Pick:
     return pick
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a file begins as the archive that its name says (a plain .tar, which has no such beginning, passes)."""
+def is_archive(path: Path, name: str) -> bool:
+    """Whether the file at ``path`` begins as the kind of archive that ``name`` says; a plain .tar always passes."""
     beginnings = {".zip": b"PK", ".whl": b"PK", ".deb": b"!<arch>", ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b",
                   ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}
     with open(path, "rb") as file:
-        return file.read(8).startswith(beginnings.get(path.suffix.lower() if path.suffix != ".part" else "", b""))
+        return file.read(8).startswith(beginnings.get(Path(name).suffix.lower(), b""))
 
 
 def extract(archive: Path, to: Path, pick: Pick = everything) -> int:
@@ -80,7 +80,8 @@ def extract(archive: Path, to: Path, pick: Pick = everything) -> int:
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault, not the archive's
-        raise UserError(f"{archive} is damaged ({error}): remove it and run the same command again") from error
+        why = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
+        raise UserError(f"{archive} is damaged ({why}): remove it and run the same command again") from error
     if not count:
         raise UserError(f"{archive} holds none of the files looked for: is it another version of the package?")
     return count

@@ -146,7 +146,7 @@ def check(path: Path, file: File) -> None:
         raise SourceFailed(f"its SHA-256 is {found[:16]}..., not {file.sha256[:16]}...")
     if not size:
         raise SourceFailed("it is empty")
-    if file.members is not None and not is_archive(path):
+    if file.members is not None and not is_archive(path, file.name):
         raise SourceFailed("it is no archive but perhaps a page that says why")
 
 

@@ -76,7 +76,7 @@ class Sentence:
 
 def zhuyin(syllable: str) -> tuple[str, int]:
     """Numbered pinyin as zhuyin and tone: ``"lü4"``, ``"lv4"`` are ("ㄌㄩ", 4), erhua ``"r5"`` is ("ㄦ", 5)."""
-    base, tone = syllable[:-1].lower().replace("u:", "v").replace("ü", "v"), syllable[-1]
+    base, tone = syllable[:-1].lower().replace("u:", "v").replace("ü", "v"), syllable[-1:]
     if tone not in "12345" or not base.isalpha():
         raise ValueError(f"not numbered pinyin: {syllable!r}")
     return ("ㄦ" if base == "r" else convert(base + "1", Style.BOPOMOFO, True)), int(tone)

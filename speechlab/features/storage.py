@@ -1,8 +1,8 @@
 """Stored features: Kaldi's binary archives, written and read through lhotse.
 
 An ``.ark`` holds many float32 matrices one after another, lossless, and Kaldi, ESPnet and kaldiio read it as it is (an
-scp line is ``utterance file.ark:offset``). One file holds 500 utterances, where lhotse's ``numpy_files`` makes a file of
-each: AISHELL-1 is 300 files (17 GB) and not 150,000. Importing this module registers reader and writer with lhotse,
+scp line is ``utterance file.ark:offset``). One file holds 500 utterances, where lhotse's ``numpy_files`` makes a file
+of each: AISHELL-1 is 300 files (17 GB) and not 150,000. Importing this module registers reader and writer with lhotse,
 under the storage type ``kaldi_ark``; lhotse's own ``kaldiio`` type wants another package to read the same file.
 """
 

@@ -99,8 +99,17 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         b, t, d = x.shape
         q, k, v = self.qkv(self.norm(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, attn_mask=mask[:, None, None])
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        y = attend(q, k, v, mask[:, None, None])
         return self.out(y.transpose(1, 2).reshape(b, t, d))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """torch's fused attention; on a CPU always in fp32, where it is 5 times faster than in bf16 (torch 2.11)."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
 
 
 def rotation_table(size: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -132,7 +141,9 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = F.glu(self.gate(self.norm(x)), dim=-1) * mask[:, :, None].to(x.dtype)
-        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        # As an image of one row in channels-last layout, which (B, T, d) already is: half conv1d's time on a CPU.
+        x = F.conv2d(x.transpose(1, 2)[:, :, None], self.depthwise.weight[:, :, None], self.depthwise.bias,
+                     padding=(0, self.depthwise.padding[0]), groups=x.shape[2])[:, :, 0].transpose(1, 2)
         return self.out(F.silu(self.inner_norm(x)))
 
 
@@ -182,7 +193,7 @@ class Conformer(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         x, lengths = self.subsampling(x, lengths)
         mask = padding_mask(lengths, x.shape[1])
-        rotation = rotation_table(x.shape[1], self.output_size // self.heads, x.device, x.dtype)
+        rotation = rotation_table(x.shape[1], self.output_size // self.heads, x.device, torch.float32)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, mask, rotation)
