@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lhotse import CutSet
 
 ABOUT = "English: spelled words and numbers, CMU's AN4, 84 speakers, 50 minutes; needs no package client"
-LICENSE = "free for any use (CMU)"
+LICENSE = "CMU, BSD-like: free for any use"
 
 FILES = [File("an4_sphere.tar.gz", urls=("http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz",
                                          "https://dldata-public.s3.us-east-2.amazonaws.com/an4_sphere.tar.gz"),

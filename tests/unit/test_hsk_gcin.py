@@ -38,7 +38,7 @@ TABLE = """
     Bei3 ㄅㄟ3""".split()
 
 
-@pytest.mark.parametrize("pinyin, folder", zip(TABLE[::2], TABLE[1::2]))
+@pytest.mark.parametrize("pinyin, folder", list(zip(TABLE[::2], TABLE[1::2])))
 def test_pinyin_to_folder(pinyin, folder):
     """Against the standard table of the two alphabets, written out by hand."""
     assert hsk_gcin.folder_of(*hsk_gcin.zhuyin(pinyin)) == folder
