@@ -1,4 +1,4 @@
-"""The package and everything it needs: this file is the only list of pins (tools/setup.sh and containers/Dockerfile read it).
+"""The package and all that it needs: the only list of pins (tools/setup.sh and containers/Dockerfile read it).
 
 Each pin is what the tests ran with. To move one: edit it, run ``tools/setup.sh`` and ``tools/test.sh --all``.
 Nothing below has to be compiled on Linux (x86-64) but pyworld, in ``espnet``.

@@ -108,7 +108,7 @@ need_gpus() { # exits unless $ngpu of them are usable; says what was looked for
         for device in /dev/nvidia[0-9]*; do [ ! -e "$device" ] || found=$((found + 1)); done
     fi
     if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then # the user's choice of devices limits what is here
-        device=$(printf '%s' "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | grep -c '[^-]') || true
+        device=$(printf '%s' "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | grep -c '^[^-]') || true
         [ "$device" -ge "$found" ] || found=$device
         smi="$smi, CUDA_VISIBLE_DEVICES='$CUDA_VISIBLE_DEVICES'"
     fi
@@ -168,12 +168,13 @@ podman_line() { # puts the whole command into the array `line`
     local path name
     bind "$root"
     bind "$PWD"
+    [ -z "${SPEECHLAB_DOWNLOADS:-}" ] || bind "$SPEECHLAB_DOWNLOADS"
     for path in "$root"/* "$PWD"/* "$PWD"/data/* "$PWD"/exp/*; do
         if [ -L "$path" ] && [ -e "$path" ]; then bind "$path"; fi
     done
-    set -f # the lists are split at their colons, and nothing else happens to them
+    set -f # the list is split at its colons, and nothing else happens to it
     IFS=:
-    for path in ${SPEECHLAB_DOWNLOADS:-} ${SPEECHLAB_BINDS:-}; do [ -z "$path" ] || bind "$path"; done
+    for path in ${SPEECHLAB_BINDS:-}; do [ -z "$path" ] || bind "$path"; done
     unset IFS
     set +f
     strict=false

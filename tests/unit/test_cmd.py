@@ -1,0 +1,254 @@
+"""containers/cmd.sh: the exact command lines, exit statuses, signals, and one clear line for each mistake."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CMD = Path(__file__).resolve().parents[2] / "containers" / "cmd.sh"
+TOOLS = "bash sh env sed dirname basename readlink uname id tr grep mkdir tee ls cat sleep".split()
+GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+class Lab:
+    """A copy of cmd.sh in a repository of its own, and a PATH that holds only what a test puts there."""
+
+    def __init__(self, base: Path):
+        self.root = base / "实验室 one"
+        self.recipe = self.root / "egs" / "任务 a"
+        self.bin = base / "bin"
+        for folder in (self.root / "containers", self.recipe, self.bin):
+            folder.mkdir(parents=True)
+        self.cmd = Path(shutil.copy(CMD, self.root / "containers"))
+        for name in TOOLS:
+            (self.bin / name).symlink_to(shutil.which(name))
+        self.program("id", 'echo "${TEST_UID:-1000}"')
+
+    def program(self, name: str, body: str) -> None:
+        (self.bin / name).unlink(missing_ok=True)
+        (self.bin / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (self.bin / name).chmod(0o755)
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen:
+        kept = {key: value for key, value in os.environ.items() if key in ("LANG", "LC_ALL", "TMPDIR")}
+        whole = {**kept, "PATH": str(self.bin), "HOSTNAME": "here", "SPEECHLAB_NESTED": "1", **env}
+        return subprocess.Popen(["bash", self.cmd, *arguments], cwd=self.recipe, env=whole, text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+        process = self.start(*arguments, **env)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def podman(self, *command: str, **env: str) -> list[str]:
+        """The podman command line that --dry_run prints, as a list, less what changes from run to run."""
+        done = self.run("--dry_run", "--", *command, **{"SPEECHLAB_ENGINE": "podman", "SPEECHLAB_IMAGE": "i:1", **env})
+        assert done.returncode == 0, done.stderr
+        words = [word for word in shlex.split(done.stdout) if word != "CUDA_VISIBLE_DEVICES="]
+        name = words.index("--name")
+        assert words[name + 1].startswith("speechlab-") and words[name + 3].startswith("speechlab.client=here:")
+        return words[:name] + words[name + 4:]
+
+    def volumes(self, *command: str, **env: str) -> list[str]:
+        words = self.podman(*(command or ("true",)), **env)
+        return [words[i + 1] for i, word in enumerate(words) if word == "--volume"]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path.resolve())
+
+
+def error(done: subprocess.CompletedProcess, status: int = 1) -> str:
+    assert done.returncode == status, (done.returncode, done.stderr)
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
+    return done.stderr
+
+
+# --- none ---
+
+def test_none_hands_on_arguments_folder_and_status(lab):
+    code = "import os, sys; print(sys.argv[1:], os.getcwd(), repr(os.environ['CUDA_VISIBLE_DEVICES'])); sys.exit(85)"
+    words = ["a b", "你好", "it's", "$HOME", "", "--log", "two\nlines"]
+    done = lab.run("--", sys.executable, "-c", code, *words, CUDA_VISIBLE_DEVICES="3")
+    assert done.returncode == 85
+    assert done.stdout == f"{words} {lab.recipe} ''\n"
+
+
+def test_dry_run_prints_and_runs_nothing(lab):
+    words = ["touch", "it's a 你好", "$x", ""]
+    done = lab.run("--dry_run", "--", *words)
+    assert (done.returncode, shlex.split(done.stdout)) == (0, ["CUDA_VISIBLE_DEVICES=", *words])
+    assert list(lab.recipe.iterdir()) == []
+
+
+def test_log_holds_both_streams_and_keeps_the_status(lab):
+    done = lab.run("--log=日志 a/1.log", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, sorted(done.stdout.split())) == (7, ["err", "out"])
+    assert (lab.recipe / "日志 a" / "1.log").read_text() == done.stdout
+
+
+@pytest.mark.parametrize("log", [[], ["--log", "x.log"]])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_reach_the_command(lab, number, log):
+    code = ("import os, signal, sys, time\n"
+            "for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):\n"
+            "    signal.signal(s, lambda s, _: (os.write(1, b'got %d\\n' % s), sys.exit(85)))\n"
+            "print('ready', flush=True); time.sleep(60)")
+    process = lab.start(*log, "--", sys.executable, "-c", code)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (85, f"got {int(number)}\n")
+
+
+def test_unknown_command(lab):
+    assert "nosuchprogram" in error(lab.run("--", "nosuchprogram"), 127)
+
+
+# --- mistakes ---
+
+@pytest.mark.parametrize("arguments, says", [
+    (["--nogpu", "--", "true"], "--nogpu"),
+    (["--ngpus=1", "--", "true"], "--ngpus"),
+    (["true"], "after --"),
+    (["--"], "no command"),
+    ([], "no command"),
+    (["--ngpu", "--", "true"], "--ngpu needs a value"),
+    (["--image"], "--image needs a value"),
+    (["--ngpu", "two", "--", "true"], "'two'"),
+    (["--nodes", "0", "--", "true"], "'0'"),
+    (["--engine", "lxc", "--", "true"], "'lxc'"),
+    (["--backend", "pbs", "--", "true"], "'pbs'"),
+    (["--engine", "podman", "--", "true"], "--image"),
+    (["--engine", "docker", "--image", "i", "--", "true"], "later version"),
+    (["--engine", "apptainer", "--", "true"], "later version"),
+    (["--engine", "singularity", "--", "true"], "later version"),
+    (["--backend", "slurm", "--", "true"], "later version"),
+    (["--nodes", "2", "--", "true"], "later version"),
+])
+def test_wrong_usage_is_one_line_and_status_2(lab, arguments, says):
+    assert says in error(lab.run(*arguments), 2)
+
+
+def test_help(lab):
+    done = lab.run("--help")
+    assert done.returncode == 0 and done.stdout.startswith("Usage") and "SPEECHLAB_BINDS" in done.stdout
+
+
+def test_no_engine_and_no_image_say_so(lab):
+    assert "no program podman" in error(lab.run("--engine", "podman", "--image", "i", "--", "true"))
+    assert "looked for podman" in error(lab.run("--engine", "auto", "--image", "i", "--", "true"))
+    lab.program("podman", '[ "$1 $2" != "image exists" ]')
+    assert "no image 'i'" in error(lab.run("--engine", "podman", "--image", "i", "--", "true"))
+
+
+def test_auto(lab):
+    assert lab.run("--engine", "auto", "--", "sh", "-c", "exit 3").returncode == 3  # no image: as none
+    lab.program("podman", "true")
+    done = lab.run("--engine", "auto", "--image", "i", "--dry_run", "--", "true")
+    assert "podman run" in done.stdout
+
+
+@pytest.mark.parametrize("nested, ran", [("", "true"), ("1", "podman")])
+def test_inside_a_container(lab, nested, ran):
+    done = lab.run("--dry_run", "--", "true", APPTAINER_CONTAINER="/x.sif", SPEECHLAB_ENGINE="podman",
+                   SPEECHLAB_IMAGE="i", SPEECHLAB_NESTED=nested)
+    assert done.stdout.split()[1] == ran
+
+
+# --- GPUs ---
+
+@pytest.mark.skipif(GPU_HERE, reason="this machine has a GPU")
+def test_no_gpu_says_what_was_looked_for(lab):
+    line = error(lab.run("--ngpu", "1", "--", "true"))
+    assert "nvidia-smi not found" in line and "/dev/nvidia" in line and "MPS" in line and "--ngpu 0" in line
+    assert error(lab.run("--", "true", SPEECHLAB_NGPU="1")) == line
+
+
+def test_gpus_are_counted(lab):
+    lab.program("nvidia-smi", "printf 'GPU 0: NVIDIA A (UUID: GPU-1)\\nGPU 1: NVIDIA A (UUID: GPU-2)\\n'")
+    show = ["sh", "-c", "echo \"${CUDA_VISIBLE_DEVICES-unset} $SPEECHLAB_NGPU\""]
+    assert lab.run("--ngpu", "2", "--", *show).stdout == "unset 2\n"
+    assert lab.run("--ngpu", "1", "--", *show, CUDA_VISIBLE_DEVICES="1").stdout == "1 1\n"
+    assert lab.run("--", *show, CUDA_VISIBLE_DEVICES="1").stdout == " 0\n"
+    assert "2 usable" in error(lab.run("--ngpu", "3", "--", "true"))
+    assert "1 usable" in error(lab.run("--ngpu", "2", "--", "true", CUDA_VISIBLE_DEVICES="1"))
+    assert "0 usable" in error(lab.run("--ngpu", "1", "--", "true", CUDA_VISIBLE_DEVICES=""))
+    assert "0 usable" in error(lab.run("--ngpu", "1", "--", "true", CUDA_VISIBLE_DEVICES="-1"))
+
+
+# --- podman ---
+
+def test_podman_line(lab):
+    expected = ["podman", "run", "--rm", "--init", "--interactive",
+                "--network", "host", "--ipc", "host", "--security-opt", "label=disable", "--userns", "keep-id",
+                "--workdir", str(lab.recipe), "--volume", f"{lab.root}:{lab.root}",
+                "--env", "HOME=/tmp", "--env", "PYTHONNOUSERSITE=1",
+                "--env", "SPEECHLAB_ENGINE", "--env", "SPEECHLAB_IMAGE", "--env", "SPEECHLAB_NGPU",
+                "--env", "PYTHONPATH", "--env", "CUDA_VISIBLE_DEVICES", "--env", "SPEECHLAB_CONTAINER=podman:i:1",
+                "i:1", "python", "-m", "x y", "你好"]
+    python_path = {"PYTHONPATH": "/nowhere"}
+    assert lab.podman("python", "-m", "x y", "你好", **python_path, SPEECHLAB_PYTHON="/host/python") == expected
+    expected.remove("--userns")
+    expected.remove("keep-id")  # root outside is root inside: the files are root's either way
+    assert lab.podman("python", "-m", "x y", "你好", **python_path, TEST_UID="0") == expected
+
+
+def test_podman_gpu(lab):
+    words = lab.podman("true", SPEECHLAB_NGPU="2", CUDA_VISIBLE_DEVICES="0,3")
+    assert words[-4:] == ["--device", "nvidia.com/gpu=all", "i:1", "true"] and "CUDA_VISIBLE_DEVICES" in words
+
+
+def test_binds(lab, tmp_path):
+    base = tmp_path.resolve()
+    for name in ("big/sets/mini", "big/exp", "downloads", "own data", "args/deep", "hop"):
+        (base / name).mkdir(parents=True)
+    (base / "own data" / "list.tsv").write_text("")
+    (lab.recipe / "data").mkdir()
+    (lab.recipe / "data" / "mini").symlink_to(base / "big" / "sets" / "mini")
+    (base / "hop" / "exp").symlink_to("../big/exp")  # a link to a link, and a relative one
+    (lab.recipe / "exp").symlink_to(base / "hop" / "exp")
+    (lab.recipe / "broken").symlink_to(base / "gone" / "away")
+    root = f"{lab.root}:{lab.root}"
+    names = ("big/sets/mini", "hop", "big/exp", "downloads", "own data", "args")
+    same = [f"{base / name}:{base / name}" for name in names]
+    new, file = base / "args" / "new" / "deeper", base / "own data" / "list.tsv"
+    found = lab.volumes("python", "rel/path", str(new), f"--data_dir={file}", "/usr/bin/python3", "/nosuch",
+                        SPEECHLAB_DOWNLOADS=str(base / "downloads"), SPEECHLAB_BINDS=f"{base}/own data::{file}")
+    assert found[0] == root and sorted(found[1:]) == sorted(same)
+
+
+def test_a_folder_that_is_called_by_a_link_is_there_under_both_names(lab, tmp_path):
+    base = tmp_path.resolve()
+    (base / "real" / "in").mkdir(parents=True)
+    (base / "alias").symlink_to(base / "real")
+    found = lab.volumes(SPEECHLAB_BINDS=str(base / "alias" / "in"))
+    assert found[1:] == [f"{base}/real/in:{base}/real/in", f"{base}/real/in:{base}/alias/in"]
+
+
+def test_binds_that_would_break_the_container_are_refused(lab, tmp_path):
+    for path, says in (("/etc", "the host's /etc"), ("/nosuch", "the host's /")):
+        done = lab.run("--engine", "podman", "--image", "i", "--dry_run", "--", "true", SPEECHLAB_BINDS=path)
+        assert says in error(done)
+    (tmp_path / "a:b").mkdir()
+    podman = ["--engine", "podman", "--image", "i", "--dry_run", "--", "true"]
+    done = lab.run(*podman, SPEECHLAB_DOWNLOADS=f"{tmp_path}/a:b")
+    assert "colon" in error(done)
+
+
+def test_containers_left_by_a_killed_run_are_removed(lab):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    lab.program("podman", f'''case "$1" in
+        ps) printf 'c1 here:{dead.pid}\\nc2 here:{os.getpid()}\\nc3 elsewhere:{dead.pid}\\n' ;;
+        rm) echo "removed $3" >&2 ;;
+        run) echo ran ;;
+    esac''')
+    done = lab.run("--engine", "podman", "--image", "i", "--", "true")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "removed c1\n")
