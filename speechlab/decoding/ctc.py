@@ -87,9 +87,9 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> list[Hypothesi
 
     changed = torch.ones_like(inside)
     changed[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    # The end of a run is the nearest change after it: a minimum taken from the right.
+    # The end of a run is the nearest change after it (the padding is blank, a change): a minimum from the right.
     following = torch.where(changed, time, frames)[:, 1:].flip(1).cummin(1).values.flip(1)
-    ends = torch.cat([following, following.new_full((batch, 1), frames)], 1).minimum(lengths.to(ids.device)[:, None])
+    ends = torch.cat([following, following.new_full((batch, 1), frames)], 1)
     kept = changed & (ids != blank)
 
     utterance, start = kept.nonzero(as_tuple=True)

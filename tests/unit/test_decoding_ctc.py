@@ -106,6 +106,8 @@ def test_pruning_keeps_every_frame_alive():
     flat = torch.full((1, 5, 50), 1 / 50).log()
     (answer,) = prefix_beam(flat, torch.tensor([5]), beam=3, prune=0.5)
     assert answer.error is None and math.isfinite(answer.score)
+    (answer,) = prefix_beam(posteriors([1, 2], p=0.4), torch.tensor([2]), prune=0.5)
+    assert answer.tokens == [1, 2], "a frame's best unit stays, however unsure"
     certain = torch.full((1, 3, 4), -math.inf)
     certain[0, [0, 1, 2], [1, 0, 1]] = 0.0  # exact zeros elsewhere, as a hard posterior has them
     (answer,) = prefix_beam(certain, torch.tensor([3]))

@@ -38,6 +38,13 @@ def test_kneser_ney_by_hand():
     assert model.log_probability("ab") == pytest.approx(math.log(a_at_start * b_after_a * end_after_b))
 
 
+def test_a_sentence_start_keeps_its_plain_counts_in_lower_orders():
+    """ab, ab, ac as a trigram model. Its bigrams: <s>a 3 as it stands (nothing precedes <s>), the others once."""
+    model = NGram(["ab", "ab", "ac"], order=3)
+    assert model.probability("a", ["<s>"]) == pytest.approx((3 - 0.5) / 3 + 0.5 / 3 * model.probability("a"))
+    assert model.probability("b", "a") == pytest.approx((1 - 0.5) / 2 + 0.5 * 2 / 2 * model.probability("b"))
+
+
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_probabilities_sum_to_one_in_every_context(order):
     model = NGram(sentences(), order)

@@ -88,10 +88,10 @@ def test_bootstrap_against_a_plain_loop_and_the_normal_interval():
     errors, length = rng.integers(0, 4, 60), rng.integers(3, 12, 60)
     picks = [rng.integers(0, 60, 60) for _ in range(4000)]
     slow = np.quantile([errors[p].sum() / length[p].sum() for p in picks], [0.025, 0.975])
-    assert interval(errors, length, resamples=4000) == pytest.approx(slow, abs=0.01)
+    assert interval(errors, length, resamples=4000) == pytest.approx(slow, abs=0.004)
     values = rng.normal(3, 1, 400)
     half = 1.96 * values.std() / 20
-    assert interval(values, resamples=4000) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+    assert interval(values, resamples=4000) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.007)
     assert interval(errors, length, seed=1) == interval(errors, length, seed=1) != interval(errors, length, seed=2)
     assert interval([1], [2]) == (None, None) and interval([0, 0], [0, 0]) == (None, None)
 
