@@ -153,6 +153,10 @@ def _do_part(job: Job) -> tuple[Path, Counter]:
             except Exception as error:  # lhotse raises whatever a missing or misspelt field leads to
                 raise UserError(f"{ark.parent.name}{SUFFIX} has a line that is no cut ({error!r}): {line[:80]}... "
                                 "Make the manifests again (stage 1)") from None
+            if cut.sampling_rate != contract.sample_rate:
+                # Through lhotse, since the stored manifest's audio then has as many samples as its features are made of.
+                cut = cut.resample(contract.sample_rate)
+                item = cut.to_dict()
             samples, rate = audio.read(cut)
             features = extract(samples, rate, contract).numpy()
             if not len(features) or not math.isfinite(features.sum()):
@@ -160,9 +164,6 @@ def _do_part(job: Job) -> tuple[Path, Counter]:
                 raise UserError(f"audio {cut.recording.sources[0].source} of cut {cut.id} {what} "
                                 f"({samples.shape[-1]} samples at {rate} Hz): remove it, or make the manifests again "
                                 "(stage 1)")
-            if rate != contract.sample_rate:
-                # The manifest's audio then has the features' rate too: lhotse derives frame counts from it.
-                item = cut.resample(contract.sample_rate).to_dict()
             item["features"] = {
                 "type": contract.kind, "num_frames": len(features), "num_features": features.shape[1],
                 "frame_shift": contract.shift_samples / contract.sample_rate, "sampling_rate": contract.sample_rate,

@@ -32,7 +32,10 @@ def read(cut: Cut) -> tuple[np.ndarray, int]:
                 samples, rate = file.read(dtype="int16" if pcm else "float32", always_2d=True), file.samplerate
             if len(samples) == recording.num_samples and rate == recording.sampling_rate:
                 return samples.T, rate
-        # Parts of files, other sources, transforms, and files that are not as their manifest says: lhotse knows.
+            if abs(len(samples) / rate - recording.duration) > 0.025:  # lhotse would fill up half a second by mirroring
+                raise ValueError(f"it has {len(samples)} samples at {rate} Hz, and its manifest says "
+                                 f"{recording.num_samples} at {recording.sampling_rate} Hz")
+        # Parts of files, other sources, transforms, and a few samples more or less than the manifest says.
         return recording.load_audio(offset=cut.start, duration=cut.duration), recording.sampling_rate
     except Exception as error:  # whatever a decoder or lhotse raises, the reader wants to know which file it was
         what = "no such file" if isinstance(error, FileNotFoundError) else str(error).strip().split("\n")[0][:200]
