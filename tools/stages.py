@@ -9,6 +9,7 @@ container, and a run with nothing to do ends at once. The rules are in stagelib:
     decide.py       whether a stage is done, stale, interrupted...; the loop over the stages
     locks.py        one writer for a folder
     process.py      one command: its output, its log, its signals
+    terminal.py     what is said on stdout
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ stage 1 "Manifests" --in "$downloads/$corpus/.complete" --out "$data/train.gz" \
   -- python work.py "$data/train.gz" --nj "$nj" $(pause 1)
 stage 2 "Fbank" --conf features --in "$data/train.gz" --out "$data/$features/train" \\
   -- python work.py "$data/$features/train" --nj "$nj" $(pause 2)
-stage 4 "Train" --gpu --ddp --train --conf features,model,train --in "$data/$features/train" --out "$exp/checkpoints/best" \\
+stage 4 "Train" --gpu --ddp --train --conf features,model,train --in "$data/$features/train" \\
+  --out "$exp/checkpoints/best" \\
   -- python work.py "$exp/checkpoints/best" $(pause 4)
 stage 6 "Score" --in "$exp/checkpoints/*" --out "$exp/results.txt" -- python work.py "$exp/results.txt" $(pause 6)
 run_stages
@@ -113,9 +114,10 @@ class Recipe:
         shutil.copytree(TOOLS / "stagelib", house / "tools" / "stagelib", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("recipe.sh", "stages.py"):
             shutil.copy(TOOLS / name, house / "tools")
+        config = "features.num_mel_bins: 80\nmodel.d: 4\ntrain.epochs: 2\n"
         for path, text in ((house / "containers" / "cmd.sh", CMD), (house / "speechlab" / "config.py", CONFIG),
                            (house / "speechlab" / "__init__.py", ""), (self.folder / "work.py", WORK),
-                           (self.folder / "conf" / "a.yaml", "features.num_mel_bins: 80\nmodel.d: 4\ntrain.epochs: 2\n")):
+                           (self.folder / "conf" / "a.yaml", config)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         (house / "containers" / "cmd.sh").chmod(0o755)

@@ -115,7 +115,8 @@ def test_a_folder_and_a_pattern_as_inputs(recipe):
         (recipe.folder / "data" / name).write_text("1")
     recipe.run()
     assert recipe.ran() == ["two"]
-    for name, ran in (("in/.hidden", []), ("in/log/x", []), ("d/m 1/ref", []), ("in/a", ["two"]), ("d/m 1/hyp", ["two"])):
+    for name, ran in (("in/.hidden", []), ("in/log/x", []), ("d/m 1/ref", []), ("in/a", ["two"]),
+                      ("d/m 1/hyp", ["two"])):
         (recipe.folder / "data" / name).write_text("22")
         recipe.run()
         assert recipe.ran() == ran, name

@@ -25,6 +25,7 @@ import time
 from stagelib import interpreter, process, state
 from stagelib.locks import Lock, host
 from stagelib.plan import Plan, Stage, Stop, short
+from stagelib.terminal import say
 
 DONE, RUN, KEEP = "done", "run", "keep"
 
@@ -205,14 +206,14 @@ def run(plan: Plan) -> int:
                     return status
                 worked = stage
     if worked:
-        print("done: " + " ".join(short(path, plan) for path in worked.outputs), flush=True)
+        say("done: " + " ".join(short(path, plan) for path in worked.outputs))
     else:
-        print(f"nothing to do ({plan.values['run']} --stage N does stage N and those after it again)", flush=True)
+        say(f"nothing to do ({plan.values['run']} --stage N does stage N and those after it again)")
     return 0
 
 
 def _pass_over(stage: Stage, plan: Plan, config: dict | None, record: dict | None, decision: Decision) -> None:
-    print(f"{stage.name}: {stage.title}: done" + (f" ({decision.why})" if decision.why else ""), flush=True)
+    say(f"{stage.name}: {stage.title}: done" + (f" ({decision.why})" if decision.why else ""))
     try:
         if decision.adopt:
             state.save(stage, "done", state.signature(stage, plan, config, with_content=True), by_hand=True)
@@ -230,7 +231,7 @@ def _mention_gpu(plan: Plan, selected: list[Stage]) -> None:
     there = os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi") \
         or (sys.platform == "darwin" and os.uname().machine == "arm64")
     if there:
-        print("note: this machine seems to have a GPU, which stands idle: --ngpu 1 uses it", flush=True)
+        say("note: this machine seems to have a GPU, which stands idle: --ngpu 1 uses it")
 
 
 def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, child: process.Child, lock: Lock) -> int:
@@ -240,15 +241,15 @@ def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, c
         raise Stop(missing)
     python = interpreter.choose(plan)
     if decision.why:
-        print(f"{stage.name}: {decision.why}")
-    print(f"{stage.name}: {stage.title}", flush=True)
+        say(f"{stage.name}: {decision.why}")
+    say(f"{stage.name}: {stage.title}")
     if stage.train and plan.flag("force"):
         aside = move_aside(stage)
         if aside:
-            print(f"{stage.name}: the old experiment is now {aside}", flush=True)
+            say(f"{stage.name}: the old experiment is now {aside}")
     command, env = full_command(stage, plan, python), environment(stage, plan, python)
     line = process.shown(command, plan.values["recipe"], plan.values["repo"])
-    print(f"  $ {line}", flush=True)
+    say(f"  $ {line}")
     now = state.signature(stage, plan, config, with_content=True)
     state.save(stage, "running", now, host=host())
     setting = " ".join(f"{name}={shlex.quote(value)}" for name, value in env.items() if name != "PATH")
@@ -270,13 +271,12 @@ def conclude(stage: Stage, plan: Plan, now: dict, status: int, signal: int, seco
     if status == 0 and not absent:
         state.save(stage, "done", now, seconds=seconds)
         if not signal:
-            print(f"{stage.name}: {stage.title}: made in {seconds:.0f} s", flush=True)
+            say(f"{stage.name}: {stage.title}: made in {seconds:.0f} s")
             return 0
     elif signal or status == process.REQUEUE:
         state.save(stage, "interrupted", now, exit_status=status)
     else:
         state.save(stage, "failed", now, exit_status=status)
-    sys.stdout.flush()
     if status == process.REQUEUE:
         print(f"{stage.name}: {stage.title}: saved, to be requeued; it goes on with: {again}", file=sys.stderr)
         return process.REQUEUE
@@ -299,9 +299,9 @@ def dry_run(plan: Plan, selected: list[Stage], config: dict | None) -> int:
     python = interpreter.choose(plan, setup=False)
     env = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment(selected[0], plan, python).items()
                    if name in ("PYTHONPATH", "SPEECHLAB_PYTHON"))
-    print(f"# in {plan.values['recipe']}, with {env}")
+    say(f"# in {plan.values['recipe']}, with {env}")
     if config is None and any(stage.conf for stage in selected):
-        print("# no Python with the packages is set up yet (tools/setup.sh): the config was not looked at")
+        say("# no Python with the packages is set up yet (tools/setup.sh): the config was not looked at")
     anew: list[Stage] = []
     for stage in selected:
         decision = decide(stage, plan, config, state.load(stage))
@@ -318,7 +318,7 @@ def dry_run(plan: Plan, selected: list[Stage], config: dict | None) -> int:
             shows = "to do" + (f": {decision.why}" if decision.why else "") + (f"; but {missing}" if missing else "")
             anew.append(stage)
         gpu = f" SPEECHLAB_NGPU={plan.values['ngpu']}" if stage.gpu else ""
-        print(f"{stage.name}: {stage.title}: {shows}")
+        say(f"{stage.name}: {stage.title}: {shows}")
         line = process.shown(full_command(stage, plan, python), plan.values["recipe"], plan.values["repo"])
-        print(f"  ${gpu} {line}")
+        say(f"  ${gpu} {line}")
     return 0

@@ -15,6 +15,7 @@ import sys
 
 from stagelib.plan import Plan, Stop, nearest
 from stagelib.state import write
+from stagelib.terminal import say
 
 NEEDED = ("speechlab", "torch", "lhotse")  # lhotse: a PyTorch of one's own is common, and not enough
 ENGINES = {"apptainer", "singularity", "podman", "docker"}
@@ -93,8 +94,7 @@ def choose(plan: Plan, setup: bool = True) -> str:
     script = os.path.join(repo, "tools", "setup.sh")
     if not os.path.exists(script):
         raise Stop(f"{lacking}, and {script} is not there: install them, or name a Python by SPEECHLAB_PYTHON")
-    print(f"{lacking}: tools/setup.sh installs them into {os.path.dirname(os.path.dirname(own))} (about {SIZE}, once)",
-          flush=True)
+    say(f"{lacking}: tools/setup.sh installs them into {os.path.dirname(os.path.dirname(own))} (about {SIZE}, once)")
     status = subprocess.run([script], stdin=subprocess.DEVNULL).returncode
     if status:
         raise Stop(f"tools/setup.sh failed with status {status}: mend what it says above, then run this again", status)

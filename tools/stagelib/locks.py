@@ -15,6 +15,7 @@ import time
 
 from stagelib.plan import Stop
 from stagelib.state import write
+from stagelib.terminal import say
 
 PATIENCE = 30.0  # seconds that a process left over by a killed run has for saving what it has
 
@@ -128,7 +129,7 @@ def end_orphan(owner: dict) -> None:
     now = began(group) if group else ""
     if not group or (now and now != owner["child_began"]) or not _alive(group):
         return  # gone; or its number is another process's by now
-    print(f"ending pid {group}, which a killed run left behind ({owner['what']})", flush=True)
+    say(f"ending pid {group}, which a killed run left behind ({owner['what']})")
     try:
         os.kill(group, signal.SIGTERM)
     except ProcessLookupError:

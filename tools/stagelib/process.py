@@ -8,10 +8,11 @@ import select
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import BinaryIO
+
+from stagelib.terminal import forward
 
 REQUEUE = 85  # a training that was told to end has saved and is to be started again
 GRACE = 10  # seconds between Ctrl-C and SIGKILL
@@ -116,7 +117,7 @@ class Child:
 
     def _forward(self, log: Log) -> None:
         """Copy the output until it ends; a helper that outlives the command and holds the pipe is not waited for."""
-        pipe, terminal, ended = self.process.stdout.fileno(), True, 0.0
+        pipe, ended = self.process.stdout.fileno(), 0.0
         while True:
             if not select.select([pipe], [], [], 0.2)[0]:
                 if self.process.poll() is not None:
@@ -127,12 +128,7 @@ class Child:
             data = os.read(pipe, 1 << 16)
             if not data:
                 return
-            if terminal:
-                try:
-                    sys.stdout.buffer.write(data)
-                    sys.stdout.buffer.flush()
-                except OSError:  # `./run.sh | head`: the work goes on, the log has everything
-                    terminal = False
+            forward(data)
             log.write(data)
 
 
