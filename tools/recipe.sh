@@ -102,6 +102,7 @@ parse_options() {
     case $_paths in *" $name "*) value=$(_user_path "$name" "$value") ;; esac
     printf -v "$name" %s "$value"
   done
+  [ -z "$exp" ] || exp=$exp$tag
 }
 
 # The name of a file without folder and ending: stem conf/a.yaml is a.

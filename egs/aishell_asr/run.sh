@@ -11,18 +11,19 @@ parse_options "$@"
 contract features tokens  # the names of their folders, from $config: two configs never share one by mistake
 
 case $corpus in mini) module=hsk_gcin ;; *) module=$corpus ;; esac
-raw=${data_dir:-$downloads/$module} whole=.complete name=$corpus
+raw=${data_dir:-$downloads/$module} name=$corpus
+whole=${data_dir:-$raw/.complete}  # by which one sees that the corpus is there
 if [ "$corpus" = folder ]; then
   [ -n "$data_dir" ] || [ "$help" = true ] || fail "--corpus folder needs --data_dir DIR, a folder with manifest.tsv"
-  whole=manifest.tsv name=$(folder_name "$raw")
+  whole=$raw/manifest.tsv name=$(folder_name "$raw")
 fi
 data=data/$name
 exp=${exp:-exp/${name}_$(stem "$config")$tag}
 
 [ -n "$data_dir" ] ||
-stage 0 "Fetch the corpus" --out "$raw/$whole" \
+stage 0 "Fetch the corpus" --out "$whole" \
   -- python -m speechlab.corpora "$module" --to "$downloads"
-stage 1 "Manifests" --in "${data_dir:-$raw/$whole}" --out "$data"/{train,dev}.jsonl.gz \
+stage 1 "Manifests" --in "$whole" --out "$data"/{train,dev}.jsonl.gz \
   -- python -m speechlab.prepare "$module" --from "$raw" --to "$data" --split_by "$split_by" --nj "$nj"
 stage 2 "Fbank" --conf features --in "$data"/{train,dev}.jsonl.gz --out "$data/$features"/{train,dev}.jsonl.gz \
   -- python -m speechlab.extract "$config" --data "$data" --to "$data/$features" --nj "$nj"

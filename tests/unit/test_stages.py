@@ -124,6 +124,18 @@ def test_a_folder_and_a_pattern_as_inputs(recipe):
     assert "data/in/b is new" in recipe.run().stdout
 
 
+def test_a_huge_folder_as_an_input_goes_by_its_first_level(recipe):
+    recipe.stages('stage 2 "Two" --in data/in --out data/two -- python work.py data/two')
+    for number in range(250):
+        path = recipe.folder / "data" / "in" / f"{number % 2}" / f"{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for new, ran in (("in/0/0", ["two"]), ("in/0/0", []), ("in/2", ["two"])):
+        (recipe.folder / "data" / new).touch()
+        recipe.run()
+        assert recipe.ran() == ran
+
+
 def test_a_missing_output_is_made_again(recipe):
     recipe.run()
     recipe.ran()
@@ -150,7 +162,10 @@ def test_missing_input_names_its_maker(recipe):
     recipe.stages('stage 1 "One" --in "$data_dir/manifest.tsv" --out data/one -- python work.py data/one')
     done = recipe.run("--data_dir", "nowhere", status=1)
     assert "nowhere/manifest.tsv, which is not there and no stage makes" in done.stderr
-    assert recipe.ran() == []
+    recipe.stages('''stage 5 "Five" --out exp/decode/m -- true
+                     stage 6 "Six" --in "exp/decode/*/hyp" --out exp/six -- true''')
+    assert "which stage 5 makes" in recipe.run("--stage", "6", status=1).stderr
+    assert not (recipe.folder / "exp").exists() and recipe.ran() == []
 
 
 def test_failure_shows_the_log_and_passes_the_status_on(recipe):
@@ -200,7 +215,7 @@ class TestTraining:
                 "  a new one beside it: ./run.sh --set model.d=8 --tag NAME",
                 "  a new one in its place (this one is moved to exp/mini_a.old-1): ./run.sh --set model.d=8 --force"]
             assert recipe.ran() == []
-        recipe.run("--set", "model.d=8", "--tag", "big")
+        recipe.run("--set", "model.d=8", "--tag", "big")  # what it offers
         assert recipe.ran() == ["best", "results.txt"]
         assert (recipe.folder / "exp" / "mini_a_big" / "results.txt").exists()
         assert best.read_text() == "weeks of work"

@@ -48,6 +48,7 @@ def test_a_users_path_is_meant_from_where_it_is_typed(recipe, tmp_path):
     recipe.write(HEAD + BODY)
     recipe.run("--exp", "e/1", "--config", "conf/a.yaml", cwd=tmp_path, script=str(recipe.folder / "run.sh"))
     assert (tmp_path / "e" / "1" / "results.txt").exists()  # and conf/a.yaml, which is not there, is the recipe's
+    assert "/e/1_b/" in recipe.run("--exp", str(tmp_path / "e/1"), "--tag", "b", "--dry_run").stdout
     recipe.ran()
     recipe.run("--exp", str(tmp_path / "e/1"), "--config", str(recipe.folder / "conf/a.yaml"))
     assert recipe.ran() == []  # the same files by other names

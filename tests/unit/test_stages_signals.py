@@ -241,6 +241,17 @@ class TestLogs:
                        stdout=subprocess.DEVNULL, check=False)
         assert (recipe.folder / "data/one").exists()
 
+    def test_a_full_disk_ends_the_log_and_not_the_work(self, tmp_path, capfd):
+        sys.path.insert(0, str(TOOLS))
+        from stagelib.process import Log
+
+        log = Log(str(tmp_path / "x.log"), "")
+        log.file = open("/dev/full", "wb", buffering=0)
+        log.write(b"a\n")
+        log.write(b"b\n")
+        log.close()
+        assert capfd.readouterr().out == "note: /dev/full: No space left on device: no more is logged\n"
+
     def test_hours_of_a_bar_do_not_fill_the_memory(self, tmp_path):
         sys.path.insert(0, str(TOOLS))
         from stagelib.process import Log

@@ -83,7 +83,7 @@ def _decide_training(stage: Stage, plan: Plan, entered: bool, status: str, absen
 
 def _begun(stage: Stage) -> bool:
     """Whether a training has left something to keep: any file beside its first output."""
-    return bool(state.files_of(os.path.dirname(stage.outputs[0]) or "."))
+    return any(True for _ in state.files_of(os.path.dirname(stage.outputs[0]) or "."))
 
 
 def _grows(old: object, new: object) -> bool:
@@ -190,6 +190,10 @@ def run(plan: Plan) -> int:
         if decision.what == DONE:
             _pass_over(stage, plan, config, record, decision)
             continue
+        if decision.what == RUN:
+            missing = check_inputs(stage, plan)
+            if missing:
+                raise Stop(missing)
         if not worked:
             _mention_gpu(plan, selected)
         with Lock(stage.lock_folders, f"{plan.values['run']} {stage.name}") as lock:
@@ -236,9 +240,6 @@ def _mention_gpu(plan: Plan, selected: list[Stage]) -> None:
 
 def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, child: process.Child, lock: Lock) -> int:
     """Run one stage: 0, or the status to exit with, after it was said why."""
-    missing = check_inputs(stage, plan)
-    if missing:
-        raise Stop(missing)
     python = interpreter.choose(plan)
     if decision.why:
         say(f"{stage.name}: {decision.why}")

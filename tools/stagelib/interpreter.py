@@ -64,6 +64,12 @@ def choose(plan: Plan, setup: bool = True) -> str:
 
     With ``setup=False`` (--dry_run) nothing is installed and the answer may be "python", which is not there yet.
     """
+    if not plan.python:
+        plan.python = _choose(plan, setup)
+    return plan.python
+
+
+def _choose(plan: Plan, setup: bool) -> str:
     if engine():
         return "python"
     named = os.environ.get("SPEECHLAB_PYTHON")

@@ -98,6 +98,7 @@ class Plan:
         self.arguments: list[str] = []
         self.sets: list[str] = []
         self.stages: list[Stage] = []
+        self.python = ""  # once chosen
         position, options = 0, self.common
         while position < len(words):
             kind, count = words[position], int(words[position + 1])
@@ -157,8 +158,10 @@ class Plan:
         return shlex.join([*words, *more])
 
     def maker(self, path: str) -> Stage | None:
-        """The stage that makes ``path``: it is an output, lies in one, or lies beside one."""
+        """The stage that makes ``path``: it is an output, lies in one, is a pattern for one, or lies beside one."""
+        fixed = path.partition("*")[0]
         for good in (lambda out: out == path, lambda out: path.startswith(out + "/"),
+                     lambda out: fixed != path and out.startswith(fixed),
                      lambda out: os.path.dirname(out) == os.path.dirname(path)):
             for stage in self.stages:
                 if any(good(out) for out in stage.outputs):

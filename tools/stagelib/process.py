@@ -26,23 +26,30 @@ class Log:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if os.path.exists(path):
             os.replace(path, path + ".1")
-        self.file: BinaryIO = open(path, "wb")
-        self.file.write(header.encode("utf-8", "surrogateescape"))
+        self.file: BinaryIO = open(path, "wb", buffering=0)
         self.line = b""
+        self._put(header.encode("utf-8", "surrogateescape"))
+
+    def _put(self, text: bytes) -> None:
+        """A full disk is no reason to end a training that may yet find room for its checkpoints."""
+        try:
+            self.file.write(text)
+        except OSError as error:
+            forward(f"note: {self.file.name}: {error.strerror}: no more is logged\n".encode())
+            self.file = open(os.devnull, "wb", buffering=0)
 
     def write(self, data: bytes) -> None:
         *whole, self.line = (self.line + data).split(b"\n")
-        for line in whole:
-            self.file.write(_final(line) + b"\n")
+        if whole:
+            self._put(b"".join(_final(line) + b"\n" for line in whole))
         # A bar may go on for hours without an end of line: forget the states that are over. (The last "\r" stays: it
         # may be half of "\r\n".)
         if len(self.line) > 1 << 16:
             self.line = _final(self.line) + b"\r" * self.line.endswith(b"\r")
-        self.file.flush()
 
     def close(self) -> None:
         if _final(self.line):
-            self.file.write(_final(self.line) + b"\n")
+            self._put(_final(self.line) + b"\n")
         self.file.close()
 
 
