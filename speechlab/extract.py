@@ -154,7 +154,7 @@ def _do_part(job: Job) -> tuple[Path, Counter]:
                 raise UserError(f"{ark.parent.name}{SUFFIX} has a line that is no cut ({error!r}): {line[:80]}... "
                                 "Make the manifests again (stage 1)") from None
             if cut.sampling_rate != contract.sample_rate:
-                # Through lhotse, since the stored manifest's audio then has as many samples as its features are made of.
+                # Through lhotse: the stored manifest's audio then has the very samples that its features are made of.
                 cut = cut.resample(contract.sample_rate)
                 item = cut.to_dict()
             samples, rate = audio.read(cut)
