@@ -16,6 +16,7 @@ CORE = [
     "torch==2.11.0",  # torchaudio stops here and each torchaudio takes just one torch
     "torchaudio==2.11.0",  # transforms, forced alignment, RNN-T loss, models; never for reading audio
     "lhotse==1.33.0",  # manifests (CutSet), samplers, stored features, download and prepare of the public corpora
+    "urllib3==2.8.0",  # lhotse 1.33 imports it without asking for it
     "numpy==2.2.6" + OLD,
     "numpy==2.4.6" + NEW,  # arrays between lhotse, soundfile and torch
     "soundfile==0.14.0",  # reads audio (libsndfile in the wheel): no ffmpeg, no torchcodec

@@ -145,10 +145,11 @@ from pathlib import Path
 
 site = Path(sysconfig.get_path("purelib"))
 for info in site.glob("*.dist-info"):
-    record = info / "RECORD"  # pip writes it last
+    record = info / "RECORD"  # pip writes it last, over the wheel's own, which knows no INSTALLER (nor scripts)
     rows = list(csv.reader(record.open(encoding="utf-8"))) if record.is_file() else []
+    ended = any(name.endswith("/INSTALLER") for name, *_ in rows)
     files = [(site / name, int(size)) for name, _, size in rows if size]
-    if not files or not all(file.is_file() and file.stat().st_size == size for file, size in files):
+    if not ended or not all(file.is_file() and file.stat().st_size == size for file, size in files):
         print("setup: was interrupted, is installed again:", info.stem)
         shutil.rmtree(info)
 for rest in site.glob("~*"):  # what pip was about to remove

@@ -86,6 +86,6 @@ END
         -t "$image" -f "$root/containers/Dockerfile" "$host/context" >&2 || fail "podman build failed"
     podman image prune --force >/dev/null # the image that this one replaces
 fi
-podman run --rm "$image" python -c "import torch" || fail "$image does not run"
+podman run --rm "$image" python -c "import torch, lhotse" || fail "$image does not run"
 
 printf 'export CONTAINERS_CONF=%q SPEECHLAB_IMAGE=%q SPEECHLAB_ENGINE=podman SPEECHLAB_NESTED=1\n' "$CONTAINERS_CONF" "$image"

@@ -216,13 +216,15 @@ def test_half_installed_packages_are_found(house):
     venv.create(house.venv, with_pip=False)
     site = next(house.venv.glob("lib/python3*/site-packages"))
     for name, row in {"whole": "whole/a.py,sha256=x,3", "cut": "cut/a.py,sha256=x,9", "gone": "gone/b.py,,3",
-                      "norecord": None}.items():
+                      "wheels_own": "wheels_own/a.py,sha256=x,3", "norecord": None}.items():
         (site / name).mkdir()
         (site / name / "a.py").write_text("abc")
         info = site / f"{name}-1.0.dist-info"
         info.mkdir()
         if row:
-            (info / "RECORD").write_text(f"{row}\n{name}-1.0.dist-info/RECORD,,\n")
+            (info / "INSTALLER").write_text("pip\n")
+            last = "RECORD,," if name == "wheels_own" else "INSTALLER,sha256=x,4"
+            (info / "RECORD").write_text(f"{row}\n{name}-1.0.dist-info/{last}\n")
     (site / "~orch").mkdir()
     subprocess.run([house.venv / "bin" / "python", "-"], input=code, text=True, check=True)
     assert [path.name for path in site.glob("*.dist-info")] == ["whole-1.0.dist-info"]
