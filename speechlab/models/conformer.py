@@ -141,9 +141,13 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = F.glu(self.gate(self.norm(x)), dim=-1) * mask[:, :, None].to(x.dtype)
-        # As an image of one row in channels-last layout, which (B, T, d) already is: half conv1d's time on a CPU.
-        x = F.conv2d(x.transpose(1, 2)[:, :, None], self.depthwise.weight[:, :, None], self.depthwise.bias,
-                     padding=(0, self.depthwise.padding[0]), groups=x.shape[2])[:, :, 0].transpose(1, 2)
+        # As an image T high and 1 wide in channels-last layout, which (B, T, d) already is: on a CPU 3-4 times as fast
+        # as conv1d, wherever T is at least the kernel (torch 2.11's oneDNN).
+        size, kernel = x.shape[1], self.depthwise.kernel_size[0]
+        x = F.pad(x, (0, 0, 0, max(0, kernel - size))).transpose(1, 2)[:, :, :, None]
+        x = F.conv2d(x, self.depthwise.weight[:, :, :, None], self.depthwise.bias, padding=(kernel // 2, 0),
+                     groups=x.shape[1])
+        x = x[:, :, :size, 0].transpose(1, 2)
         return self.out(F.silu(self.inner_norm(x)))
 
 

@@ -18,7 +18,8 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 case "$1 ${2:-} ${3:-}" in
     "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; touch "$3/pyvenv.cfg" ;;
     "-m pip --version") ;;
-    "-m pip index") [ -z "${OFFLINE:-}" ] || { echo "ERROR: No matching distribution found for $5"; exit 1; } ;;
+    "-m pip index") [ -z "${OFFLINE:-}" ] || { echo "ERROR: No matching distribution found for $4"; exit 1; }
+        echo "Available versions: ${VERSIONS:-4.99, 4.70.1, 2.11.0+cpu, 2.10.0+cpu}" ;;
     "-m pip install")
         if [ -n "${KILL:-}" ]; then sleep 0.1; kill -9 "$PPID"; exit; fi
         case "$*" in *--editable*) mkdir -p "$here/lib/python3.11/site-packages/torch-2.dist-info" ;; esac ;;
@@ -30,7 +31,7 @@ case "$1 ${2:-} ${3:-}" in
 esac
 """
 TOOLS = ("bash env sed dirname basename readlink uname id tr grep mkdir cp mv rm ln ls cat touch sleep head tail "
-         "sort cksum find awk ps g++").split()
+         "sort cksum find awk ps cut g++").split()
 
 
 class House:
@@ -184,7 +185,8 @@ def test_torch_is_never_replaced(house, arguments, torch):
 
 def test_no_network(house):
     line = error(house.setup(OFFLINE="1"))
-    assert "registry" in line and "No matching distribution found for tqdm" in line and "HTTPS_PROXY" in line
+    assert "registry" in line and "No matching distribution found for versions" in line and "HTTPS_PROXY" in line
+    assert "torch 2.11.0 from" in error(house.setup("--cpu", VERSIONS="4.70.1, 2.13.0+cpu, 12.11.0, 2.11.01"))
     assert not house.installs
 
 

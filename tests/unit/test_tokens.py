@@ -1,0 +1,38 @@
+"""Tokens: characters to numbers and back."""
+
+import json
+
+import pytest
+
+from speechlab.data.tokens import Tokenizer, TokensConfig
+from speechlab.errors import UserError
+
+
+def test_round_trip_and_unknown():
+    tokens = Tokenizer.train(["你好你", "AN APPLE"], TokensConfig())
+    assert tokens.units[:2] == ["<blank>", "<unk>"]
+    assert tokens.decode(tokens.encode("你好")) == "你好"
+    assert tokens.decode(tokens.encode("AN APPLE")) == "AN APPLE"
+    assert tokens.encode("坏") == [1] and tokens.decode([1]) == ""
+
+
+def test_rare_units_are_left_out_and_order_is_by_count_then_unit():
+    assert Tokenizer.train(["bba", "ab", "c"], TokensConfig(min_count=2)).units[2:] == ["b", "a"]
+    assert Tokenizer.train(["ba"], TokensConfig()).units[2:] == ["a", "b"]
+
+
+def test_names_differ_by_what_defines_the_units():
+    assert TokensConfig().name() != TokensConfig(min_count=2).name()
+
+
+def test_errors(tmp_path):
+    with pytest.raises(UserError, match="--stage 3"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(UserError, match="empty"):
+        Tokenizer.train([], TokensConfig())
+    (tmp_path / "tokens.json").write_text(json.dumps({"units": ["a"]}), encoding="utf-8")
+    with pytest.raises(UserError, match="must begin with"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokens.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="not a token list"):
+        Tokenizer.load(tmp_path)

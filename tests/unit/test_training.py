@@ -1,0 +1,235 @@
+"""The loop on a toy task: resume, processes, skipped steps, signals, damaged checkpoints, schedules."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechlab.errors import UserError
+from speechlab.training import checkpoint
+from speechlab.training.optim import OptimConfig, learning_rate
+
+ROOT = Path(__file__).parents[2]
+
+# A regression with a LayerNorm; each batch is a different length, so that a mean of means would be wrong.
+TOY = textwrap.dedent("""
+    import os, sys, time
+    from pathlib import Path
+    import torch
+    from torch import nn
+    from speechlab.data.augment import seed_everything
+    from speechlab.training import distributed
+    from speechlab.training.interface import Evaluation, Loss
+    from speechlab.training.loop import TrainConfig, Trainer
+    from speechlab.training.optim import OptimConfig
+    from speechlab.training.tracking import start_log
+
+    DROPOUT, EPOCHS, ACCUM, BAD, SLOW = (float(os.environ.get(n, d)) for n, d in (
+        ("DROPOUT", 0.3), ("EPOCHS", 4), ("ACCUM", 1), ("BAD", -1), ("SLOW", 0)))
+
+    class Toy:
+        metric = "loss"
+        def __init__(self):
+            self.model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Tanh(), nn.Dropout(DROPOUT), nn.Linear(16, 1))
+        def optimized(self):
+            return {"model": list(self.model.parameters())}
+        def loss(self, batch, which):
+            error = (self.model(batch["x"])[:, 0] - batch["y"]) ** 2
+            if SLOW:
+                time.sleep(SLOW)
+            return Loss(error.sum(), torch.tensor(float(len(error))))
+        def evaluate(self, model):
+            batch = make(999)
+            loss = float(((model(batch["x"])[:, 0] - batch["y"]) ** 2).mean())
+            return Evaluation({"loss": loss}, [("a", "ref", "hyp")])
+        def state(self):
+            return {"units": ["x"]}
+
+    def make(i):
+        g = torch.Generator().manual_seed(i)
+        n = 3 + i % 5
+        x = torch.randn(n, 8, generator=g)
+        y = x.sum(1) * (float("nan") if BAD >= 0 and i >= BAD else 1)
+        return {"x": x, "y": y, "ids": list(range(n))}
+
+    class Loader:
+        def __init__(self, rank, size):
+            self.rank, self.world = rank, size
+        def size(self, epoch):
+            return 12 // self.world
+        def epoch(self, epoch, skip=0):
+            return iter([make(100 * epoch + i) for i in range(self.rank, 12, self.world)][skip:])
+
+    if __name__ == "__main__":
+        exp = Path(sys.argv[1])
+        exp.mkdir(parents=True, exist_ok=True)
+        world = distributed.start(0)
+        torch.set_num_threads(1)
+        seed_everything(3)
+        if world.first:
+            start_log(exp)
+        config = TrainConfig(epochs=int(EPOCHS), accum=int(ACCUM), log_steps=1, save_minutes=0.0, amp="off", ema=0.9,
+                             average=2, keep=3, tensorboard=False)
+        optim = OptimConfig(lr=1e-2, warmup=5)
+        status = Trainer(Toy(), Loader(world.rank, world.size), config, optim, exp, world, {"env": {}}).run()
+        distributed.stop(world)
+        sys.exit(status)
+""")
+
+
+@pytest.fixture
+def toy(tmp_path):
+    script = tmp_path / "toy.py"
+    script.write_text(TOY, encoding="utf-8")
+
+    def run(exp, *, processes=1, wait=True, **env):
+        command = [sys.executable, str(script), str(exp)]
+        if processes > 1:
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
+                       *command[1:]]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in env.items()}}
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if not wait:
+            return process
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+    return run
+
+
+def losses(exp):
+    return {r["step"]: (r["loss"], r["grad_norm"]) for line in (exp / "metrics.jsonl").read_text().splitlines()
+            if (r := json.loads(line))["kind"] == "step"}
+
+
+def test_killed_and_resumed_is_bit_identical(toy, tmp_path):
+    status, output = toy(tmp_path / "whole")
+    assert status == 0, output
+    whole = losses(tmp_path / "whole")
+    assert len(whole) == 48
+
+    for _ in range(3):  # kill -9 in the middle of the epochs, at whatever step it is
+        process = toy(tmp_path / "killed", wait=False, SLOW=0.05)
+        before = len(checkpoint.steps(tmp_path / "killed" / "checkpoints"))
+        newest = checkpoint.steps(tmp_path / "killed" / "checkpoints")[-1:]
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            now = checkpoint.steps(tmp_path / "killed" / "checkpoints")
+            if len(now) > before and before < 3 or now[-1:] != newest and now:
+                time.sleep(0.2)
+                break
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    status, output = toy(tmp_path / "killed")
+    assert status == 0 and "going on from" in output, output
+    assert losses(tmp_path / "killed") == whole, "to the last bit"
+    final = [checkpoint.load(tmp_path / e / "checkpoints" / "final.pt")["model"] for e in ("whole", "killed")]
+    assert all(final[0][k].equal(final[1][k]) for k in final[0])
+
+
+def test_a_signal_saves_and_says_requeue(toy, tmp_path):
+    for number, expected in ((signal.SIGTERM, 85), (signal.SIGUSR1, 85), (signal.SIGINT, 130)):
+        process = toy(tmp_path / "exp", wait=False, SLOW=0.05, EPOCHS=6)
+        log = tmp_path / "exp" / "train.log"
+        deadline = time.monotonic() + 120
+        marker = f"step {len(losses(tmp_path / 'exp')) + 3} " if (tmp_path / "exp" / "metrics.jsonl").exists() else "step 3 "
+        while time.monotonic() < deadline and not (log.exists() and marker in log.read_text()):
+            time.sleep(0.02)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == expected, output
+        assert "saved; the same command goes on" in output
+    status, output = toy(tmp_path / "exp", EPOCHS=6)
+    assert status == 0
+    toy(tmp_path / "whole", EPOCHS=6)
+    assert losses(tmp_path / "exp") == losses(tmp_path / "whole")
+
+
+def test_two_processes_are_one_with_the_joint_batch(toy, tmp_path):
+    status, output = toy(tmp_path / "two", processes=2, DROPOUT=0, EPOCHS=2)
+    assert status == 0, output
+    toy(tmp_path / "one", ACCUM=2, DROPOUT=0, EPOCHS=2)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 12
+    for step, (loss, norm) in one.items():
+        assert math.isclose(loss, two[step][0], rel_tol=1e-5, abs_tol=1e-6)
+        assert math.isclose(norm, two[step][1], rel_tol=1e-4)
+
+
+def test_more_epochs_go_on(toy, tmp_path):
+    toy(tmp_path / "exp", EPOCHS=1)
+    first = losses(tmp_path / "exp")
+    status, output = toy(tmp_path / "exp", EPOCHS=2)
+    assert status == 0 and "going on from checkpoints/step-12.pt" in output
+    assert {k: v for k, v in losses(tmp_path / "exp").items() if k <= 12} == first
+    assert len(losses(tmp_path / "exp")) == 24
+
+
+def test_non_finite_losses_are_skipped_kept_for_replay_and_end_the_run(toy, tmp_path):
+    status, output = toy(tmp_path / "exp", BAD=105)  # from the second epoch's sixth batch on
+    assert status != 0
+    assert "20 steps in a row gave no finite loss" in output and "lower optim.lr" in output
+    replay = sorted((tmp_path / "exp" / "replay").glob("*.pt"))
+    assert 1 <= len(replay) <= 2
+    state = checkpoint.load(replay[0])
+    assert state["batches"][0]["y"].isnan().any() and not any(v.isnan().any() for v in state["model"].values())
+
+
+def test_damaged_checkpoints(toy, tmp_path):
+    toy(tmp_path / "exp", EPOCHS=2)
+    folder = tmp_path / "exp" / "checkpoints"
+    newest = checkpoint.steps(folder)[-1]
+    newest.write_bytes(newest.read_bytes()[:newest.stat().st_size // 2])
+    status, output = toy(tmp_path / "exp", EPOCHS=3)
+    assert status == 0 and "damaged" in output and "going on from checkpoints/step-2" in output
+
+    for path in checkpoint.steps(folder):
+        path.write_bytes(b"x")
+    status, output = toy(tmp_path / "exp", EPOCHS=4)
+    assert status != 0 and "none of the" in output and "--force" in output
+    with pytest.raises(UserError, match="no checkpoint"):
+        checkpoint.load(folder / "nothing.pt")
+
+
+def test_a_checkpoint_without_its_checksum_is_refused(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", {"x": torch.ones(2)})
+    assert checkpoint.load(tmp_path / "a.pt")["x"].equal(torch.ones(2))
+    (tmp_path / "a.pt.sha256").unlink()
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
+def test_random_states_come_back(tmp_path):
+    import random
+
+    import numpy as np
+
+    checkpoint.save(tmp_path / "r.pt", checkpoint.random_state())
+    drawn = (random.random(), np.random.rand(), torch.rand(3))
+    checkpoint.set_random_state(checkpoint.load(tmp_path / "r.pt"))
+    again = (random.random(), np.random.rand(), torch.rand(3))
+    assert drawn[:2] == again[:2] and drawn[2].equal(again[2])
+
+
+def test_average_of_weights():
+    mean = checkpoint.average([{"w": torch.tensor([1.0]), "n": torch.tensor(3)}, {"w": torch.tensor([2.0]), "n": torch.tensor(5)}])
+    assert mean["w"].tolist() == [1.5] and mean["n"].item() == 5
+
+
+def test_schedules():
+    cosine = OptimConfig(lr=1.0, warmup=10, final=0.1)
+    assert learning_rate(0, 0.0, cosine) == pytest.approx(0.1)
+    assert learning_rate(10**6, 1.0, cosine) == pytest.approx(0.1)
+    assert learning_rate(10**6, 0.5, cosine) == pytest.approx(0.55)
+    noam = OptimConfig(lr=1.0, warmup=100, schedule="noam")
+    assert learning_rate(399, 0.9, noam) == pytest.approx(0.5)
+    values = [learning_rate(s, 0.0, noam) for s in range(100)]
+    assert values == sorted(values) and values[-1] == pytest.approx(1.0)
