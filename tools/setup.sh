@@ -181,13 +181,14 @@ esac
 
 mkdir -p "$venv/tmp"
 export TMPDIR=$venv/tmp # pip unpacks gigabytes there: on the disk whose space was looked at
-reach() { # NAME OPTIONS: can pip see this package?
-    "$venv/bin/python" -m pip index versions "$1" --retries 0 --timeout 20 "${@:2}" >"$venv/tmp/reach" 2>&1 ||
-        fail "the package registry gave no answer for $1 (${2:-as pip is configured}; pip: $(grep -E 'ERROR|rror:' \
-"$venv/tmp/reach" | tail -n 1)): is the network up? a proxy (HTTPS_PROXY) or a mirror (pip config list) wrong?"
+reach() { # NAME VERSION OPTIONS: does pip see this version of this package?
+    "$venv/bin/python" -m pip index versions "$1" --retries 0 --timeout 20 "${@:3}" >"$venv/tmp/reach" 2>&1 || true
+    grep -q "[ (]$2[,+)]\|[ (]$2\$" "$venv/tmp/reach" || fail "no $1 $2 from the package registry (${*:3}${3:+; }pip says: $(
+        grep -E 'ERROR|Available' "$venv/tmp/reach" | head -n 1 | cut -c 1-200)): is the network up? a proxy (HTTPS_PROXY) \
+or a mirror (pip config list) wrong?"
 }
-reach tqdm
-[ -n "$torch" ] || ! $cpu || reach torch --index-url "$torch_index"
+reach tqdm "$(sed -n 's/.*"tqdm==\([0-9.]*\)".*/\1/p' "$root/setup.py")"
+[ -n "$torch" ] || ! $cpu || reach torch "$torch_pin" --index-url "$torch_index"
 
 for extra in $have_extras; do # what was there stays
     case " $extras " in *" $extra "*) ;; *) ! grep -q "^    \"$extra\": \[" "$root/setup.py" || extras="$extras $extra" ;; esac

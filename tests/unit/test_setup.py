@@ -116,7 +116,7 @@ def test_what_makes_it_work_again(house):
     text = pins.read_text()
     pins.write_text(text + "\n# a remark, with == in it\n")
     assert house.setup("--check").returncode == 0
-    pins.write_text(text.replace("tqdm==4", "tqdm==5"))
+    pins.write_text(text.replace("jiwer==4", "jiwer==5"))
     assert house.setup("--check").returncode == 1
     ready(house.setup(TORCH="2.11.0"))
     assert house.installs[-1] == "-m pip install --editable .[asr,tests]"  # the extras that were there stay
