@@ -3,7 +3,7 @@
 Everything up to the spectrum is in float64, which keeps the result within 1e-4 of exact arithmetic. In float32 the
 rounding of strong frequencies shows in weak low bins; Kaldi's own does, so that no code agrees with it to 1e-3 in every
 number: on the mini corpus 7 numbers in a million are off by more with this one, 24 with lhotse's Fbank or torchaudio's.
-It takes no longer than those (in float32 it would take a quarter less, and be off in 18): pre-emphasis runs once over
+It takes about as long as the faster of those (in float32 a quarter less, and 18 off): pre-emphasis runs once over
 the signal and not over overlapping frames, frames are taken in blocks that stay in the cache, the large buffers are
 kept, and most zeros of the mel matrix are left out. ``tests/benchmarks/bench_fbank.py`` measures it.
 """
