@@ -97,7 +97,8 @@ def bare(cuts: CutSet, repeats: int, count: int) -> None:
         "kaldi-native-fbank, Python loop": kaldi,
     }
     seconds = sum(len(wave) for wave in waves) / 16000
-    compare("Bare transform, one thread, CPU time (which other programs disturb less)", {n: lambda f=f: [f(w) for w in waves] for n, f in ways.items()},
+    compare("Bare transform, one thread, CPU time (which other programs disturb less)",
+            {n: lambda f=f: [f(w) for w in waves] for n, f in ways.items()},
             seconds, 5 * repeats, "lhotse Fbank", time.process_time)
     noise = np.random.default_rng(1).normal(0, 0.1, 60 * 16000).astype(np.float32)
     for what, some in (("this audio", waves), ("a minute of white noise", [noise])):
@@ -154,7 +155,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="how many utterances")
     parser.add_argument("--kind", default="wav", choices=["wav", "flac"], help="format of made audio")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--jobs", type=int, nargs="*", default=[1, 2], help="numbers of processes; none: the bare transform only")
+    parser.add_argument("--jobs", type=int, nargs="*", default=[1, 2],
+                        help="numbers of processes; none: the bare transform only")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
