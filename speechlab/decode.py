@@ -1,4 +1,4 @@
-"""Decode the test sets of a trained experiment: ``python -m speechlab.decode EXP --data DIR --methods "ctc_greedy"``."""
+"""Decode an experiment's test sets: ``python -m speechlab.decode EXP --data DIR --methods "ctc_greedy ctc_beam"``."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             write_json(folder / "time.json", {"audio_seconds": audio, "network_seconds": network,
                                               "search_seconds": seconds[method], "real_time_factor": taken / audio,
                                               "device": str(device), "threads": torch.get_num_threads()})
-            print(f"{name} {method}: {len(cuts)} utterances, {audio:.0f} s of audio, real-time factor {taken / audio:.4f}")
+            print(f"{name} {method}: {len(cuts)} utterances, {audio:.0f} s, real-time factor {taken / audio:.4f}")
         print(f"{name}: {time.perf_counter() - started:.1f} s in all")
     return 0
 

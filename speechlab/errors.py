@@ -10,7 +10,7 @@ import errno
 import functools
 import os
 import sys
-from typing import Callable
+from collections.abc import Callable
 
 
 class UserError(Exception):

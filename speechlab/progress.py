@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Iterable, Iterator, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
 def wants_bar() -> bool:
-    """True if stderr is a terminal, or ``SPEECHLAB_PROGRESS=bar`` says that one is behind the pipe (tools/stages.py)."""
+    """True if stderr is a terminal, or ``SPEECHLAB_PROGRESS=bar`` says that one is behind the pipe."""
     chosen = os.environ.get("SPEECHLAB_PROGRESS")
     return chosen == "bar" if chosen else sys.stderr.isatty()
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, every: float = 10.0) -> Iterator[T]:
-    """Iterate over ``items`` and say how far it is: tqdm's bar, or one line every ``every`` seconds and one at the end."""
+    """Iterate over ``items`` and say how far it is: tqdm's bar, or a line every ``every`` seconds and one at the end."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     if wants_bar():

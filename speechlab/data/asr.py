@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.max_duration < self.max_seconds:
-            raise ValueError(f"max_duration = {self.max_duration:g} must be at least max_seconds = {self.max_seconds:g}")
+            raise ValueError(f"max_duration = {self.max_duration:g} is less than max_seconds = {self.max_seconds:g}")
 
 
 def read_split(folder: str | Path, split: str) -> CutSet:

@@ -10,8 +10,9 @@ import argparse
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Iterable, Literal, Sequence
+from typing import Literal
 
 from speechlab.errors import UserError, cli
 from speechlab.files import write_json

@@ -39,8 +39,8 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"no checkpoint {path}: train first (./run.sh --stage 4)")
     if not checksum.exists() or checksum.read_text().strip() != sha256(path):
-        raise UserError(f"checkpoint {path} is damaged (its checksum {checksum.name} is missing or another): delete it; "
-                        "training goes on from the one before")
+        raise UserError(f"checkpoint {path} is damaged (its checksum {checksum.name} is missing or another): "
+                        "delete it; training goes on from the one before")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

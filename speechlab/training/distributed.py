@@ -51,8 +51,8 @@ def start(ngpu: int) -> World:
     elif torch.backends.mps.is_available() and size == 1:
         device = torch.device("mps")
     else:
-        raise UserError(f"--ngpu {ngpu}: no usable GPU: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-                        f"devices (built for CUDA {torch.version.cuda}) and no MPS; --ngpu 0 trains on the CPU")
+        raise UserError(f"--ngpu {ngpu}: no usable GPU: torch {torch.__version__} sees {torch.cuda.device_count()} "
+                        f"CUDA devices (built for CUDA {torch.version.cuda}) and no MPS; --ngpu 0 trains on the CPU")
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return World(rank, size, device)

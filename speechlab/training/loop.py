@@ -1,4 +1,4 @@
-"""The training loop, to be read in one sitting. What a batch is and what its loss means is the task's (interface.py)."""
+"""The training loop, to be read in one sitting. What a batch is and what its loss means is the task's."""
 
 from __future__ import annotations
 
@@ -238,8 +238,8 @@ class Trainer:
         log.warning("step %d skipped: loss %g, gradient norm %g (%d in a row); batch and weights are in %s",
                     self.step, mean, norm, self.nonfinite, where.parent)
         if self.nonfinite >= PATIENCE_NONFINITE:
-            raise UserError(f"{PATIENCE_NONFINITE} steps in a row gave no finite loss (step {self.step}): lower optim.lr, "
-                            f"raise optim.warmup, or look at the batches in {where.parent}")
+            raise UserError(f"{PATIENCE_NONFINITE} steps in a row gave no finite loss (step {self.step}): lower "
+                            f"optim.lr, raise optim.warmup, or look at the batches in {where.parent}")
 
     # -- judging, saving, going on ------------------------------------------------------------------------------------
 
@@ -288,8 +288,8 @@ class Trainer:
         weights = [checkpoint.load(self.folder / f"epoch-{n}.pt")["model"] for n in sorted(best)]
         checkpoint.save(self.folder / "final.pt", {"model": checkpoint.average(weights), **self.meta,
                                                    **self.task.state(), "epochs": sorted(best)})
-        log.info("done: %d epochs, %d steps, %.0f s; checkpoints/final.pt is the mean of epochs %s", self.epoch, self.step,
-                 self.seconds, ", ".join(map(str, sorted(best))))
+        log.info("done: %d epochs, %d steps, %.0f s; checkpoints/final.pt is the mean of epochs %s", self.epoch,
+                 self.step, self.seconds, ", ".join(map(str, sorted(best))))
 
     def _save(self) -> None:
         if self.world.first:
@@ -321,7 +321,8 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         for name in ("epoch", "batch", "step", "seconds", "history", "train_loss"):
             setattr(self, name, state[name])
-        log.info("going on from checkpoints/step-%d.pt (epoch %d, %.0f s so far)", self.step, self.epoch + 1, self.seconds)
+        log.info("going on from checkpoints/step-%d.pt (epoch %d, %.0f s so far)", self.step, self.epoch + 1,
+                 self.seconds)
         return state
 
     def _write_samples(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Iterable, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,8 +15,8 @@ from torch import nn
 class OptimConfig:
     """Section ``optim``.
 
-    lr: the peak; warmup: steps from 0 to it. schedule: ``cosine`` and ``linear`` fall to ``final`` times the peak at the
-    run's end; ``noam`` falls as 1 / sqrt(step) (Vaswani et al. 2017); ``constant`` stays.
+    lr: the peak; warmup: steps from 0 to it. schedule: ``cosine`` and ``linear`` fall to ``final`` times the peak at
+    the run's end; ``noam`` falls as 1 / sqrt(step) (Vaswani et al. 2017); ``constant`` stays.
     weight_decay: on matrices only, never on biases and norms. clip: largest gradient norm (0: none).
     """
 

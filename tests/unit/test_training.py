@@ -38,7 +38,8 @@ TOY = textwrap.dedent("""
     class Toy:
         metric = "loss"
         def __init__(self):
-            self.model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Tanh(), nn.Dropout(DROPOUT), nn.Linear(16, 1))
+            self.model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Tanh(), nn.Dropout(DROPOUT),
+                                       nn.Linear(16, 1))
         def optimized(self):
             return {"model": list(self.model.parameters())}
         def loss(self, batch, which):
@@ -93,8 +94,7 @@ def toy(tmp_path):
     def run(exp, *, processes=1, wait=True, **env):
         command = [sys.executable, str(script), str(exp)]
         if processes > 1:
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-                       *command[1:]]
+            command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in env.items()}}
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if not wait:
@@ -140,7 +140,8 @@ def test_a_signal_saves_and_says_requeue(toy, tmp_path):
         process = toy(tmp_path / "exp", wait=False, SLOW=0.05, EPOCHS=6)
         log = tmp_path / "exp" / "train.log"
         deadline = time.monotonic() + 120
-        marker = f"step {len(losses(tmp_path / 'exp')) + 3} " if (tmp_path / "exp" / "metrics.jsonl").exists() else "step 3 "
+        known = len(losses(tmp_path / "exp")) if (tmp_path / "exp" / "metrics.jsonl").exists() else 0
+        marker = f"step {known + 3} "
         while time.monotonic() < deadline and not (log.exists() and marker in log.read_text()):
             time.sleep(0.02)
         process.send_signal(number)
@@ -220,7 +221,8 @@ def test_random_states_come_back(tmp_path):
 
 
 def test_average_of_weights():
-    mean = checkpoint.average([{"w": torch.tensor([1.0]), "n": torch.tensor(3)}, {"w": torch.tensor([2.0]), "n": torch.tensor(5)}])
+    mean = checkpoint.average([{"w": torch.tensor([1.0]), "n": torch.tensor(3)},
+                               {"w": torch.tensor([2.0]), "n": torch.tensor(5)}])
     assert mean["w"].tolist() == [1.5] and mean["n"].item() == 5
 
 
