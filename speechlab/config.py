@@ -9,6 +9,7 @@ their other keys are the constructor's arguments (:class:`Component`).
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import difflib
 import hashlib
@@ -83,9 +84,7 @@ def load(path: str | Path, sets: Iterable[str] = ()) -> Any:
         raise UserError(f"{path} is not plain YAML: {error}", 2) from None
     if not isinstance(raw, dict) or not isinstance(raw.get("task"), str):
         raise UserError(f"{path} must be a mapping with a line 'task: ...' (asr, say)", 2)
-    for text in sets:
-        _override(raw, text)
-    return from_dict(raw, str(path))
+    return from_dict(override(raw, sets), str(path))
 
 
 def from_dict(raw: dict[str, Any], where: str = "config") -> Any:
@@ -122,19 +121,24 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(to_dict(value), sort_keys=True).encode()).hexdigest()[:4]
 
 
-def _override(raw: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set wants key=value (train.epochs=3, say), not '{text}'", 2)
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        raw = raw.setdefault(parent, {})
-        if not isinstance(raw, dict):
-            raise UserError(f"--set {text}: '{parent}' holds a value, not a section", 2)
-    try:
-        raw[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {text}: the value is not YAML", 2) from None
+def override(raw: dict[str, Any], sets: Iterable[str]) -> dict[str, Any]:
+    """A plain mapping with each ``section.key=value`` put in; values are YAML."""
+    raw = copy.deepcopy(raw)
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set wants key=value (train.epochs=3, say), not '{text}'", 2)
+        *parents, last = key.strip().split(".")
+        section = raw
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise UserError(f"--set {text}: '{parent}' holds a value, not a section", 2)
+        try:
+            section[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {text}: the value is not YAML", 2) from None
+    return raw
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from speechlab.config import override
 from speechlab.errors import UserError, cli
 from speechlab.files import write_json, write_text
 from speechlab.progress import progress
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, type=Path, help="the folder of manifests and features")
     parser.add_argument("--methods", default="ctc_greedy", help=f"any of: {' '.join(METHODS)}")
     parser.add_argument("--checkpoint", type=Path, help="default: EXP/checkpoints/final.pt")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="an override of the config's section decode (others were training's and are passed over)")
     parser.add_argument("--sets", default="", help="test sets (default: every test*.jsonl.gz of --data)")
     parser.add_argument("--ngpu", type=int, default=int(os.environ.get("SPEECHLAB_NGPU", 0)), help="0 or 1")
     args = parser.parse_args(argv)
@@ -35,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     if not sets:
         raise UserError(f"no test*.jsonl.gz in {args.data}: run the manifest stage (./run.sh --stage 1)")
     device = distributed.start(min(args.ngpu, 1)).device
-    recogniser = Recogniser(checkpoint.load(args.checkpoint or args.exp / "checkpoints" / "final.pt"), device)
+    state = checkpoint.load(args.checkpoint or args.exp / "checkpoints" / "final.pt")
+    state["config"] = override(state["config"], [text for text in args.set if text.startswith("decode.")])
+    recogniser = Recogniser(state, device)
     for name in sets:
         cuts, batches = recogniser.batches(args.data, name)
         by_id = {cut.id: cut for cut in cuts}

@@ -18,7 +18,7 @@ def wants_bar() -> bool:
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, every: float = 10.0) -> Iterator[T]:
-    """Iterate over ``items`` and say how far it is: tqdm's bar, or a line every ``every`` seconds and one at the end."""
+    """Iterate over ``items`` and say how far it is: tqdm's bar, or a line every ``every`` seconds and at the end."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     if wants_bar():

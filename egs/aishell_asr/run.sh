@@ -4,7 +4,7 @@ source "$(dirname "$0")/../../tools/recipe.sh"
 
 option      corpus   mini                 "mini | an4 | aishell | synthetic | folder (with --data_dir)"
 option_path data_dir ""                   "a corpus on disk: a folder with manifest.tsv, or AISHELL-1 as published"
-option      split_by speaker              "how a folder without splits is split: speaker | column | random"
+option      split_by auto                 "how a folder is split: auto | speaker | column | random"
 option_path config   conf/conformer.yaml  "what to train"
 option      decode   "ctc_greedy ctc_beam" "search methods to compare"
 parse_options "$@"
@@ -29,12 +29,15 @@ stage 2 "Fbank" --conf features --in "$data"/{train,dev}.jsonl.gz --out "$data/$
   -- python -m speechlab.extract "$config" --data "$data" --to "$data/$features" --nj "$nj"
 stage 3 "Tokens" --conf tokens --in "$data/train.jsonl.gz" --out "$data/$tokens/tokens.json" \
   -- python -m speechlab.data.tokens "$config" --data "$data" --to "$data/$tokens"
-stage 4 "Train" --gpu --ddp --train --conf features,tokens,data,model,optim,train \
-  --in "$data/$features"/{train,dev}.jsonl.gz "$data/$tokens/tokens.json" --out "$exp/checkpoints/best.pt" \
+stage 4 "Train" --gpu --ddp --train --conf features,tokens,data,model,loss,optim,train \
+  --in "$data/$features"/{train,dev}.jsonl.gz "$data/$tokens/tokens.json" --out "$exp/checkpoints/final.pt" \
   -- python -m speechlab.train "$config" --data "$data" --exp "$exp"
-stage 5 "Decode" --gpu --conf decode --in "$exp/checkpoints/best.pt" --out "$exp/decode/${decode%% *}" \
+stage 5 "Decode" --gpu --conf decode --in "$exp/checkpoints/final.pt" "$data/$features/test*.jsonl.gz" --out "$exp/decode/${decode%% *}" \
   -- python -m speechlab.decode "$exp" --data "$data" --methods "$decode"
+[ "$module" != hsk_gcin ] ||
+stage 5 "Oracle: true syllables, characters by a language model" --in "$data/train.jsonl.gz" "$data/test*.jsonl.gz" \
+  --out "$exp/decode/oracle" -- python local/oracle.py --data "$data" --exp "$exp"
 stage 6 "Score" --in "$exp/decode/*/*/hyp.jsonl" --out "$exp/results.txt" "$exp/results.json" \
-  -- python -m speechlab.score "$exp"
+  -- python -m speechlab.score "$exp" --corpus "$name"
 
 run_stages

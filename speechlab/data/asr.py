@@ -59,26 +59,29 @@ class SpeechDataset(Dataset):
         features: ``cut -> (T, bins)`` float tensor, normalised.
         tokenizer: text to ids.
         augment: applied to training features, seeded by (seed, epoch, cut id).
+        auxiliary: makes ``z`` and ``z_lens`` of the text likewise.
     """
 
     def __init__(self, features: Callable[[Any], Tensor], tokenizer: Tokenizer, augment: SpecAugment | None = None,
-                 seed: int = 0):
-        self.features, self.tokenizer, self.augment, self.seed = features, tokenizer, augment, seed
+                 seed: int = 0, auxiliary: Tokenizer | None = None):
+        self.features, self.augment, self.seed = features, augment, seed
+        self.targets = {"y": tokenizer, **({"z": auxiliary} if auxiliary is not None else {})}
         self.epoch = 0
 
     def __getitem__(self, cuts: CutSet) -> dict[str, Any]:
-        xs, ys, ids = [], [], []
+        xs: list[Tensor] = []
         for cut in cuts:
             x = self.features(cut)
             if self.augment is not None:
                 x = self.augment(x, item_rng(self.seed, self.epoch, cut.id))
             xs.append(x)
-            ys.append(torch.tensor(self.tokenizer.encode(cut.supervisions[0].text), dtype=torch.long))
-            ids.append(cut.id)
-        return {
-            "x": pad_sequence(xs, batch_first=True), "x_lens": torch.tensor([len(x) for x in xs]),
-            "y": pad_sequence(ys, batch_first=True), "y_lens": torch.tensor([len(y) for y in ys]), "ids": ids,
-        }
+        batch = {"x": pad_sequence(xs, batch_first=True), "x_lens": torch.tensor([len(x) for x in xs]),
+                 "ids": [cut.id for cut in cuts]}
+        for name, tokenizer in self.targets.items():
+            ys = [torch.tensor(tokenizer.encode(cut.supervisions[0].text), dtype=torch.long) for cut in cuts]
+            batch[name] = pad_sequence(ys, batch_first=True)
+            batch[f"{name}_lens"] = torch.tensor([len(y) for y in ys])
+        return batch
 
 
 class CachedFeatures:

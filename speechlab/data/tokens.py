@@ -10,10 +10,11 @@ import argparse
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from speechlab.data import pinyin
 from speechlab.errors import UserError, cli
 from speechlab.files import write_json
 
@@ -22,10 +23,16 @@ BLANK, UNKNOWN, SPACE = "<blank>", "<unk>", "▁"
 
 @dataclasses.dataclass(frozen=True)
 class TokensConfig:
-    """Section ``tokens``: the kind of units, and how often a unit must be seen in training to get a number."""
+    """Section ``tokens``.
+
+    kind: of the units that are written. min_count: how often a unit must be seen in training to get a number.
+    auxiliary: units of a second target for the encoder's lower layers (section ``loss``): ``phone`` (initials and tonal
+    finals) or ``syllable``, both of Chinese text by pypinyin; empty for none.
+    """
 
     kind: Literal["char"] = "char"
     min_count: int = 1
+    auxiliary: Literal["", "phone", "syllable"] = ""
 
     def name(self) -> str:
         """The folder's name: kind and four hex digits of what defines the units."""
@@ -34,33 +41,44 @@ class TokensConfig:
         return f"{self.kind}-{short_hash(dataclasses.asdict(self))}"
 
 
-class Tokenizer:
-    """Characters as tokens; a space between words is the token ``▁``."""
+def _characters(text: str) -> list[str]:
+    return list(text.replace(" ", SPACE))
 
-    def __init__(self, units: Sequence[str]):
+
+SPLIT: dict[str, Callable[[str], list[str]]] = {
+    "char": _characters, "phone": pinyin.phones, "syllable": pinyin.syllables,
+}
+
+
+class Tokenizer:
+    """Text as units of one kind; in characters a space between words is the unit ``▁``."""
+
+    def __init__(self, units: Sequence[str], kind: str = "char"):
         if list(units[:2]) != [BLANK, UNKNOWN] or len(set(units)) != len(units):
             raise UserError(f"a token list must begin with {BLANK}, {UNKNOWN} and name each unit once")
-        self.units = list(units)
+        if kind not in SPLIT:
+            raise UserError(f"a token list of kind '{kind}': there are {', '.join(SPLIT)}")
+        self.units, self.kind = list(units), kind
         self._index = {unit: i for i, unit in enumerate(self.units)}
 
     def __len__(self) -> int:
         return len(self.units)
 
     @classmethod
-    def train(cls, texts: Iterable[str], config: TokensConfig) -> Tokenizer:
+    def train(cls, texts: Iterable[str], kind: str = "char", min_count: int = 1) -> Tokenizer:
         """The units of ``texts``, the most frequent first."""
-        counts = Counter(char for text in texts for char in text.replace(" ", SPACE))
-        units = sorted((u for u, n in counts.items() if n >= config.min_count), key=lambda u: (-counts[u], u))
+        counts = Counter(unit for text in texts for unit in SPLIT[kind](text))
+        units = sorted((u for u, n in counts.items() if n >= min_count), key=lambda u: (-counts[u], u))
         if not units:
             raise UserError("the training text is empty: there is nothing to make tokens of")
-        return cls([BLANK, UNKNOWN, *units])
+        return cls([BLANK, UNKNOWN, *units], kind)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Tokenizer:
-        """Read ``tokens.json`` from a folder."""
+    def load(cls, folder: str | Path, part: str = "main") -> Tokenizer:
+        """Read ``tokens.json`` from a folder: its part ``main``, or ``auxiliary``."""
         path = Path(folder) / "tokens.json"
         try:
-            return cls(json.loads(path.read_text(encoding="utf-8"))["units"])
+            return cls(**json.loads(path.read_text(encoding="utf-8"))[part])
         except FileNotFoundError:
             raise UserError(f"no {path}: run the recipe's token stage (--stage 3)") from None
         except (ValueError, KeyError, TypeError):
@@ -68,11 +86,16 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Text to token indices; what is not in the list becomes the unknown token."""
-        return [self._index.get(char, 1) for char in text.replace(" ", SPACE)]
+        return [self._index.get(unit, 1) for unit in SPLIT[self.kind](text)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Token indices to text; blank and unknown write nothing."""
-        return "".join(self.units[i] for i in ids if i > 1).replace(SPACE, " ").strip()
+        units = [self.units[i] for i in ids if i > 1]
+        return " ".join(units) if self.kind != "char" else "".join(units).replace(SPACE, " ").strip()
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`load` and the constructor read."""
+        return {"kind": self.kind, "units": self.units}
 
 
 @cli
@@ -93,13 +116,18 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"no {data / 'train.jsonl.gz'}: run the recipe's manifest stage (--stage 1)")
     texts = {p.name.removesuffix(".jsonl.gz"): [c.supervisions[0].text for c in CutSet.from_file(p)]
              for p in sorted(data.glob("*.jsonl.gz"))}
-    tokenizer = Tokenizer.train(texts["train"], config.tokens)
+    tokenizer = Tokenizer.train(texts["train"], config.tokens.kind, config.tokens.min_count)
+    found = {"main": tokenizer.state()}
+    if config.tokens.auxiliary:
+        auxiliary = Tokenizer.train(texts["train"], config.tokens.auxiliary)
+        found["auxiliary"] = auxiliary.state()
+        print(f"auxiliary: {len(auxiliary)} units ({auxiliary.kind})")
     for split, lines in texts.items():
         ids = [i for line in lines for i in tokenizer.encode(line)]
         unknown = sum(i == 1 for i in ids)
         print(f"{split}: {len(lines)} utterances, {len(ids)} tokens, {unknown} unknown "
               f"({100 * unknown / max(len(ids), 1):.2f} %)")
-    write_json(Path(args.to) / "tokens.json", {"kind": config.tokens.kind, "units": tokenizer.units})
+    write_json(Path(args.to) / "tokens.json", found)
     print(f"{len(tokenizer)} tokens in {args.to}/tokens.json")
     return 0
 

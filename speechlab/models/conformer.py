@@ -194,11 +194,14 @@ class Conformer(nn.Module):
         self.dropout = SharedDropout(dropout)
         self.blocks = nn.ModuleList(ConformerBlock(d, heads, hidden or 4 * d, kernel, dropout) for _ in range(layers))
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Tensor, tap: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """``tap``, where given, receives each block's output."""
         x, lengths = self.subsampling(x, lengths)
         mask = padding_mask(lengths, x.shape[1])
         rotation = rotation_table(x.shape[1], self.output_size // self.heads, x.device, torch.float32)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, mask, rotation)
+            if tap is not None:
+                tap.append(x)
         return x, lengths

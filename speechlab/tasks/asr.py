@@ -20,6 +20,8 @@ from speechlab.data.asr import CachedFeatures, DataConfig, EpochLoader, SpeechDa
 from speechlab.data.tokens import Tokenizer, TokensConfig
 from speechlab.decoding import ctc
 from speechlab.errors import UserError
+from speechlab.features import storage  # noqa: F401  (lhotse then knows how our features are stored)
+from speechlab.features.audio import read
 from speechlab.features.contract import FeatureContract, load_contract, require_same
 from speechlab.features.fbank import extract, normalise
 from speechlab.models.asr import CTCModel
@@ -30,6 +32,15 @@ from speechlab.training.optim import OptimConfig
 log = logging.getLogger("speechlab")
 METHODS = ("ctc_greedy", "ctc_beam")
 SHOWN = 4  # validation utterances decoded in samples.md
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Section ``loss``: auxiliary: the weight of the second CTC loss, over ``tokens.auxiliary``, and the encoder layer
+    (from 1) whose output it judges."""
+
+    auxiliary: float = 0.3
+    layer: int = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +60,23 @@ class Config:
     features: FeatureContract = FeatureContract()
     tokens: TokensConfig = TokensConfig()
     data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     decode: DecodeConfig = DecodeConfig()
 
 
-def build_model(config: Config, vocab_size: int) -> CTCModel:
+def build_model(config: Config, vocab_size: int, auxiliary_size: int = 0) -> CTCModel:
     """The network that a config describes."""
-    encoder = config.model.build(input_size=config.features.dim)
+    try:
+        encoder = config.model.build(input_size=config.features.dim)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model: {error}", 2) from None
     if not hasattr(encoder, "output_size"):
         raise UserError(f"model.class {config.model.path}: an encoder must say its output_size")
-    return CTCModel(encoder, vocab_size)
+    if auxiliary_size and not 1 <= config.loss.layer <= len(getattr(encoder, "blocks", ())):
+        raise UserError(f"loss.layer = {config.loss.layer}: {config.model.path} has no such block to judge", 2)
+    return CTCModel(encoder, vocab_size, auxiliary_size, config.loss.layer)
 
 
 class FeatureReader:
@@ -69,10 +86,7 @@ class FeatureReader:
         self.contract, self.stored = contract, stored
 
     def __call__(self, cut: Any) -> np.ndarray:
-        if self.stored:
-            x = torch.from_numpy(np.array(cut.load_features(), dtype=np.float32))
-        else:
-            x = extract(cut.load_audio(), cut.sampling_rate, self.contract)
+        x = torch.from_numpy(np.array(cut.load_features())) if self.stored else extract(*read(cut), self.contract)
         if self.contract.normalise == "utterance":
             x = normalise(x[None], torch.tensor([len(x)]))[0]
         return x.numpy()
@@ -106,8 +120,10 @@ class AsrTask:
 
     def __init__(self, config: Config, data: Path, device: torch.device, seed: int | None = None):
         self.config, self.data, self.device = config, data, device
-        self.tokenizer = Tokenizer.load(data / config.tokens.name())
-        self.model: nn.Module = build_model(config, len(self.tokenizer))
+        tokens = data / config.tokens.name()
+        self.tokenizer = Tokenizer.load(tokens)
+        self.auxiliary = Tokenizer.load(tokens, "auxiliary") if config.tokens.auxiliary else None
+        self.model: nn.Module = build_model(config, len(self.tokenizer), len(self.auxiliary or ()))
         self.seed = config.train.seed if seed is None else seed
         cuts, reader = read_features(data, config, "dev")
         self.valid = EpochLoader(SpeechDataset(CachedFeatures(reader), self.tokenizer), cuts, config.data, train=False)
@@ -125,15 +141,21 @@ class AsrTask:
         if rank == 0:
             log.info("training on %d utterances, %.2f h (%d of other lengths left out)", len(kept),
                      sum(c.duration for c in kept) / 3600, len(cuts) - len(kept))
-        dataset = SpeechDataset(CachedFeatures(reader), self.tokenizer, config.augment, self.seed)
+        dataset = SpeechDataset(CachedFeatures(reader), self.tokenizer, config.augment, self.seed, self.auxiliary)
         return EpochLoader(dataset, kept, config, train=True, seed=self.seed, rank=rank, world_size=world_size)
 
     def optimized(self) -> dict[str, list[nn.Parameter]]:
         return {"model": list(self.model.parameters())}
 
     def loss(self, batch: dict[str, Any], which: str) -> Loss:
-        log_probs, lengths = self.model(batch["x"], batch["x_lens"])
-        return collapse_loss(log_probs, lengths, batch["y"], batch["y_lens"])
+        if self.auxiliary is None:
+            log_probs, lengths = self.model(batch["x"], batch["x_lens"])
+            return collapse_loss(log_probs, lengths, batch["y"], batch["y_lens"])
+        log_probs, low, lengths = self.model.forward_both(batch["x"], batch["x_lens"])
+        main = collapse_loss(log_probs, lengths, batch["y"], batch["y_lens"])
+        auxiliary = collapse_loss(low, lengths, batch["z"], batch["z_lens"])
+        share = self.config.loss.auxiliary
+        return Loss((1 - share) * main.total + share * auxiliary.total * main.count / auxiliary.count, main.count)
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         total = count = 0.0
@@ -152,7 +174,7 @@ class AsrTask:
 
     def state(self) -> dict[str, Any]:
         return {"config": to_dict(self.config), "features": self.config.features.to_dict(),
-                "units": self.tokenizer.units}
+                "tokens": self.tokenizer.state()}
 
 
 class Recogniser:
@@ -161,10 +183,11 @@ class Recogniser:
     def __init__(self, state: dict[str, Any], device: torch.device):
         self.config: Config = from_dict(state["config"], "the checkpoint's config")
         self.contract = FeatureContract.from_dict(state["features"])
-        self.tokenizer = Tokenizer(state["units"])
+        self.tokenizer = Tokenizer(**state["tokens"])
         self.device = device
         self.model = build_model(self.config, len(self.tokenizer)).to(device).eval()
-        self.model.load_state_dict(state["model"])
+        weights = {k: v for k, v in state["model"].items() if not k.startswith("auxiliary_head.")}
+        self.model.load_state_dict(weights)
 
     def batches(self, data: Path, split: str) -> tuple[CutSet, Iterator[dict[str, Any]]]:
         """A split's cuts, and its batches of (ids, log-posteriors, lengths); features must match the checkpoint's."""

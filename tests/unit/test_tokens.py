@@ -9,7 +9,7 @@ from speechlab.errors import UserError
 
 
 def test_round_trip_and_unknown():
-    tokens = Tokenizer.train(["你好你", "AN APPLE"], TokensConfig())
+    tokens = Tokenizer.train(["你好你", "AN APPLE"])
     assert tokens.units[:2] == ["<blank>", "<unk>"]
     assert tokens.decode(tokens.encode("你好")) == "你好"
     assert tokens.decode(tokens.encode("AN APPLE")) == "AN APPLE"
@@ -17,8 +17,15 @@ def test_round_trip_and_unknown():
 
 
 def test_rare_units_are_left_out_and_order_is_by_count_then_unit():
-    assert Tokenizer.train(["bba", "ab", "c"], TokensConfig(min_count=2)).units[2:] == ["b", "a"]
-    assert Tokenizer.train(["ba"], TokensConfig()).units[2:] == ["a", "b"]
+    assert Tokenizer.train(["bba", "ab", "c"], min_count=2).units[2:] == ["b", "a"]
+    assert Tokenizer.train(["ba"]).units[2:] == ["a", "b"]
+
+
+def test_syllables_and_phones_of_chinese_text():
+    syllables = Tokenizer.train(["你好吗"], "syllable")
+    assert syllables.decode(syllables.encode("你好吗")) == "ni3 hao3 ma5"
+    phones = Tokenizer.train(["你好吗", "爱绿"], "phone")
+    assert phones.decode(phones.encode("你好爱绿")) == "n i3 h ao3 ai4 l v4"
 
 
 def test_names_differ_by_what_defines_the_units():
@@ -29,8 +36,8 @@ def test_errors(tmp_path):
     with pytest.raises(UserError, match="--stage 3"):
         Tokenizer.load(tmp_path)
     with pytest.raises(UserError, match="empty"):
-        Tokenizer.train([], TokensConfig())
-    (tmp_path / "tokens.json").write_text(json.dumps({"units": ["a"]}), encoding="utf-8")
+        Tokenizer.train([])
+    (tmp_path / "tokens.json").write_text(json.dumps({"main": {"units": ["a"]}}), encoding="utf-8")
     with pytest.raises(UserError, match="must begin with"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokens.json").write_text("{", encoding="utf-8")

@@ -1,0 +1,19 @@
+"""Readings of Chinese text by pypinyin: tonal syllables, and their initials and finals."""
+
+from __future__ import annotations
+
+
+def syllables(text: str) -> list[str]:
+    """Tonal syllables, one a character: 你好 -> ni3 hao3; neutral is 5. What is no hanzi is left out."""
+    from pypinyin import Style, lazy_pinyin
+
+    return lazy_pinyin(text, style=Style.TONE3, neutral_tone_with_five=True, errors="ignore")
+
+
+def phones(text: str) -> list[str]:
+    """Initials and tonal finals: 你好 -> n i3 h ao3. Some 200 units, seen often, where characters are thousands."""
+    from pypinyin import Style, lazy_pinyin
+
+    initials = lazy_pinyin(text, style=Style.INITIALS, strict=False, errors="ignore")
+    finals = lazy_pinyin(text, style=Style.FINALS_TONE3, strict=False, neutral_tone_with_five=True, errors="ignore")
+    return [unit for pair in zip(initials, finals, strict=True) for unit in pair if unit]
