@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,10 +34,18 @@ def main(argv: list[str] | None = None) -> int:
     config = load(args.config, args.set)
     if not args.data.is_dir():
         raise UserError(f"no folder {args.data}: run the recipe's data stages first (./run.sh --stage 0)")
+    args.exp.mkdir(parents=True, exist_ok=True)
+    processes = distributed.share(config.train.accum, args.ngpu)
+    with distributed.helpers(processes, ["-m", "speechlab.train", *(sys.argv[1:] if argv is None else argv)]):
+        return train(config, args)
+
+
+def train(config: Any, args: argparse.Namespace) -> int:
+    """Train in this process, one of those that share the work."""
     world = distributed.start(args.ngpu)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    args.exp.mkdir(parents=True, exist_ok=True)
+    log = logging.getLogger("speechlab")
     if world.first:
         log = start_log(args.exp)
         write_text(args.exp / "config.yaml", dump(config))
@@ -46,7 +57,10 @@ def main(argv: list[str] | None = None) -> int:
         if world.first:
             log.info("%s: %.2f M parameters, %s x %d", config.model.path, parameters / 1e6, world.device, world.size)
         env = environment(world.device, parameters=parameters, processes=world.size) if world.first else {}
-        loader = task.loader(world.rank, world.size)
+        accum = -(-config.train.accum // world.size) * world.size
+        if accum != config.train.accum:
+            log.info("%d processes: %d batches to a step instead of %d", world.size, accum, config.train.accum)
+        loader = task.loader(world.rank, world.size, accum)
         return Trainer(task, loader, config.train, config.optim, args.exp, world, {"env": env}).run()
     finally:
         distributed.stop(world)

@@ -102,40 +102,53 @@ class CachedFeatures:
 
 
 class EpochLoader:
-    """The batches of one epoch after another, for one of ``world_size`` processes, from any batch on.
+    """The batches of one epoch after another, for one of ``world_size`` processes, from any step on.
 
-    The order depends on the seed and the epoch alone, so a resumed run sees what an uninterrupted one would have.
+    A step takes ``accum`` batches, whoever computes them: the plan is made for ``accum`` places, and process r fills the
+    places r, r + world_size and so on. So what a step sees depends on seed, epoch and step alone: not on the number of
+    processes, nor on an interruption.
     """
 
     def __init__(self, dataset: SpeechDataset, cuts: CutSet, config: DataConfig, *, train: bool, seed: int = 0,
-                 rank: int = 0, world_size: int = 1):
+                 rank: int = 0, world_size: int = 1, accum: int = 1):
+        if accum % world_size:
+            raise ValueError(f"accum = {accum} must be a multiple of the {world_size} processes")
         self.dataset, self.cuts, self.config = dataset, cuts, config
-        self.train, self.seed, self.rank, self.world_size = train, seed, rank, world_size
-        self._planned: tuple[int, list[CutSet]] = (-1, [])
+        self.train, self.seed, self.accum = train, seed, accum
+        self.places = range(rank, accum, world_size)
+        self._planned: tuple[int, list[list[CutSet]]] = (-1, [])
 
-    def batches(self, epoch: int) -> list[CutSet]:
-        """This process's batches of cuts in ``epoch``, the same number in every process."""
+    def plan(self, epoch: int) -> list[list[CutSet]]:
+        """The batches of cuts in ``epoch``, one a step, for each of this process's places."""
+        if self._planned[0] != epoch:
+            self._planned = (epoch, [self._plan(epoch, place) for place in self.places])
+        return self._planned[1]
+
+    def _plan(self, epoch: int, place: int) -> list[CutSet]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*eagerly read CutSet.*")  # a choice: it can be iterated anew
             sampler = DynamicBucketingSampler(
                 self.cuts, max_duration=self.config.max_duration, shuffle=self.train, seed=self.seed,
                 num_buckets=min(self.config.num_buckets, max(2, len(self.cuts) // 8)), drop_last=False,
-                rank=self.rank, world_size=self.world_size,
+                rank=place, world_size=self.accum,
             )
         sampler.set_epoch(epoch)
         return list(sampler)
 
     def size(self, epoch: int) -> int:
-        """The number of batches of ``epoch`` in this process."""
-        if self._planned[0] != epoch:
-            self._planned = (epoch, self.batches(epoch))
-        return len(self._planned[1])
+        """The number of steps of ``epoch``, the same in every process."""
+        return len(self.plan(epoch)[0])
 
-    def epoch(self, epoch: int, skip: int = 0) -> Iterator[dict[str, Any]]:
-        """Batches of ``epoch`` but the first ``skip``."""
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+        """The steps of ``epoch`` but the first ``skip``: each this process's (place, batch) pairs."""
         self.dataset.epoch = epoch
-        self.size(epoch)
-        todo = self._planned[1][skip:]
+        steps = list(zip(*self.plan(epoch), strict=True))[skip:]
         # A generator of its own: the loader draws a seed for its workers, which must not move the global generator.
-        return iter(DataLoader(self.dataset, batch_size=None, sampler=todo, num_workers=self.config.num_workers,
-                               generator=torch.Generator()))
+        loader = iter(DataLoader(self.dataset, batch_size=None, sampler=[cuts for step in steps for cuts in step],
+                                 num_workers=self.config.num_workers, generator=torch.Generator()))
+        for _ in steps:
+            yield [(place, next(loader)) for place in self.places]
+
+    def batches(self, epoch: int = 0) -> Iterator[dict[str, Any]]:
+        """All batches of ``epoch`` one by one, for judging and decoding."""
+        return (batch for step in self.epoch(epoch) for _, batch in step)

@@ -130,8 +130,8 @@ class AsrTask:
         self.shown = sorted(cut.id for cut in cuts)[:: max(1, len(cuts) // SHOWN)][:SHOWN]
         self.texts = {cut.id: cut.supervisions[0].text for cut in cuts}
 
-    def loader(self, rank: int = 0, world_size: int = 1) -> EpochLoader:
-        """Training batches for one of ``world_size`` processes."""
+    def loader(self, rank: int = 0, world_size: int = 1, accum: int = 1) -> EpochLoader:
+        """Training batches for one of ``world_size`` processes, ``accum`` to a step of all of them."""
         config = self.config.data
         cuts, reader = read_features(self.data, self.config, "train")
         kept = cuts.filter(lambda c: config.min_seconds <= c.duration <= config.max_seconds).to_eager()
@@ -142,7 +142,8 @@ class AsrTask:
             log.info("training on %d utterances, %.2f h (%d of other lengths left out)", len(kept),
                      sum(c.duration for c in kept) / 3600, len(cuts) - len(kept))
         dataset = SpeechDataset(CachedFeatures(reader), self.tokenizer, config.augment, self.seed, self.auxiliary)
-        return EpochLoader(dataset, kept, config, train=True, seed=self.seed, rank=rank, world_size=world_size)
+        return EpochLoader(dataset, kept, config, train=True, seed=self.seed, rank=rank, world_size=world_size,
+                           accum=accum)
 
     def optimized(self) -> dict[str, list[nn.Parameter]]:
         return {"model": list(self.model.parameters())}
@@ -160,7 +161,7 @@ class AsrTask:
     def evaluate(self, model: nn.Module) -> Evaluation:
         total = count = 0.0
         hyps: dict[str, str] = {}
-        for batch in self.valid.epoch(0):
+        for batch in self.valid.batches():
             batch = to_device(batch, self.device)
             log_probs, lengths = model(batch["x"], batch["x_lens"])
             loss = collapse_loss(log_probs, lengths, batch["y"], batch["y_lens"])
@@ -196,7 +197,7 @@ class Recogniser:
         longest = max(config.decode.max_duration, *(c.duration for c in cuts))
         limits = dataclasses.replace(config.data, max_duration=longest, augment=None)
         loader = EpochLoader(SpeechDataset(reader_tensor(reader), self.tokenizer), cuts, limits, train=False)
-        return cuts, loader.epoch(0)
+        return cuts, loader.batches()
 
     @torch.no_grad()
     def posteriors(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -56,6 +61,50 @@ def start(ngpu: int) -> World:
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return World(rank, size, device)
+
+
+def share(accum: int, ngpu: int) -> int:
+    """How many processes fill the ``accum`` places of a step on CPUs: as many as there are cores and places divide by.
+
+    Processes of one thread each: two threads in one process wait for each other at every small operation, and for a
+    whole time slice whenever some other program has one of the cores (measured: 10 times slower).
+    """
+    if ngpu or "WORLD_SIZE" in os.environ:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(n for n in range(1, accum + 1) if accum % n == 0 and n <= cores)
+
+
+@contextlib.contextmanager
+def helpers(processes: int, argv: list[str]) -> Iterator[None]:
+    """Start ``processes`` - 1 further processes of this command beside this one, which becomes rank 0.
+
+    They end with it: by the last step, by the signal that rank 0 tells them of, or by losing it.
+    """
+    if processes == 1:
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([sys.executable, *argv], stdout=subprocess.DEVNULL,
+                         env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(1, processes)
+    ]
+    os.environ.update(group, RANK="0", LOCAL_RANK="0")
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        for process in started:
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for name in (*group, "RANK", "LOCAL_RANK"):
+            os.environ.pop(name, None)
 
 
 def stop(world: World) -> None:

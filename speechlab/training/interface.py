@@ -30,14 +30,15 @@ class Evaluation:
 
 
 class Loader(Protocol):
-    """Training batches; the order depends on seed and epoch only."""
+    """Training batches by steps; what a step sees depends on seed, epoch and step only."""
 
     def size(self, epoch: int) -> int:
-        """The number of batches of an epoch in this process."""
+        """The number of optimiser steps of an epoch."""
         ...
 
-    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Any]:
-        """The batches of an epoch but the first ``skip``."""
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[list[tuple[int, Any]]]:
+        """The steps of an epoch but the first ``skip``: for each the batches that fall to this process, with the place
+        of each among the step's ``accum`` batches."""
         ...
 
 

@@ -34,11 +34,12 @@ PATIENCE_NONFINITE = 20
 class TrainConfig:
     """Section ``train``.
 
-    epochs: passes over the training set. accum: batches to one optimiser step. amp: ``auto`` is bf16 where the device
-    computes in it, else fp32. ema: decay of the weights' running average that is judged and kept (0: the weights
-    themselves). average: the best so many epochs' weights are averaged into final.pt. patience: stop after so many
-    epochs without a better metric (0: never). log_steps: optimiser steps between log lines. save_minutes: between
-    checkpoints inside an epoch. threads: CPU threads (0: all).
+    epochs: passes over the training set. accum: batches to one optimiser step, over all processes (distributed.py shares
+    them out: their number changes the speed, not the result). amp: ``auto`` is bf16 where the device computes in it,
+    else fp32. ema: decay of the weights' running average that is judged and kept (0: the weights themselves). average:
+    the best so many epochs' weights are averaged into final.pt. patience: stop after so many epochs without a better
+    metric (0: never). log_steps: optimiser steps between log lines. save_minutes: between checkpoints inside an epoch.
+    threads: CPU threads a process (0: torch's choice).
     """
 
     epochs: int = 30
@@ -113,7 +114,7 @@ class Trainer:
         if self.dtype is not None:
             log.info("computing in %s where it is safe (train.amp)", str(self.dtype).removeprefix("torch."))
         try:
-            while self.epoch < self.config.epochs and not self._out_of_patience():
+            while self.epoch < self.config.epochs and not self.world.any(self._out_of_patience()):
                 if not self._train_epoch(tracker, resumed):
                     self._save()
                     log.info("stopped by signal %d at step %d: saved; the same command goes on", self.signal, self.step)
@@ -133,21 +134,20 @@ class Trainer:
     def _train_epoch(self, tracker: Tracker | None, resumed: dict[str, Any] | None) -> bool:
         """Train on what is left of the epoch; False if a signal came."""
         size = self.loader.size(self.epoch)
-        steps = size // self.config.accum  # the remainder of an epoch is not enough for a step
-        batches = self.loader.epoch(self.epoch, skip=self.batch)
+        groups = self.loader.epoch(self.epoch, skip=self.batch)
         if resumed is not None:  # only now: making an iterator may have drawn random numbers
             checkpoint.set_random_state(resumed["random"])
         self.model.train()
         started = logged = saved = time.monotonic()
         sums = {"loss": 0.0, "count": 0.0, "items": 0, "steps": 0}
         whole = {"loss": 0.0, "count": 0.0}
-        bar = self._bar(steps)
-        for _ in range(self.batch // self.config.accum, steps):
+        bar = self._bar(size)
+        for group in groups:
             done = (self.epoch + self.batch / size) / self.config.epochs
             lr = learning_rate(self.step, done, self.optim)
-            loss, count, norm, items = self._step(batches, lr)
+            loss, count, norm, items = self._step(group, lr)
             self.step += 1
-            self.batch += self.config.accum
+            self.batch += 1
             for place in (sums, whole):
                 place["loss"] += loss * count
                 place["count"] += count
@@ -182,17 +182,17 @@ class Trainer:
         self.epoch, self.batch = self.epoch + 1, 0
         return True
 
-    def _step(self, batches: Any, lr: float) -> tuple[float, float, float, int]:
-        """One optimiser step over ``accum`` batches of every process: (mean loss, count, gradient norm, items)."""
+    def _step(self, group: list[tuple[int, Any]], lr: float) -> tuple[float, float, float, int]:
+        """One optimiser step over this process's batches: (mean loss, count, gradient norm, items)."""
         device, items, result = self.world.device, 0, (0.0, 0.0, 0.0)
-        group = [to_device(next(batches), device) for _ in range(self.config.accum)]
+        group = [(place, to_device(batch, device)) for place, batch in group]
         for name, optimizer in self.optimizers.items():
             total, count = torch.zeros((), device=device), torch.zeros((), device=device)
             optimizer.zero_grad(set_to_none=True)
-            for i, batch in enumerate(group):
-                last = i == len(group) - 1
+            for place, batch in group:
                 if self.world.size > 1:
-                    self.losses.require_backward_grad_sync = last  # one exchange of gradients a step
+                    self.losses.require_backward_grad_sync = batch is group[-1][1]  # one exchange of gradients a step
+                torch.manual_seed(hash((self.config.seed, self.step, place)) % 2**63)  # whoever computes this place
                 try:
                     with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
                         loss, number = self.losses(batch, name)
@@ -228,12 +228,12 @@ class Trainer:
                 kept.copy_(new)
         return *result, items
 
-    def _skip(self, group: list[Any], mean: float, norm: float) -> None:
+    def _skip(self, group: list[tuple[int, Any]], mean: float, norm: float) -> None:
         """Leave the weights as they are after a loss or gradient that is no number; keep what replays it."""
         self.nonfinite += 1
         where = self.exp / "replay" / f"step-{self.step}-rank-{self.world.rank}.pt"
         if self.nonfinite <= 2:  # the first ones explain it; twenty would only fill the disk
-            checkpoint.save(where, {"batches": group, "model": self.model.state_dict(),
+            checkpoint.save(where, {"batches": [batch for _, batch in group], "model": self.model.state_dict(),
                                     "random": checkpoint.random_state(), "step": self.step})
         log.warning("step %d skipped: loss %g, gradient norm %g (%d in a row); batch and weights are in %s",
                     self.step, mean, norm, self.nonfinite, where.parent)
@@ -275,7 +275,7 @@ class Trainer:
         return [h["epoch"] for h in ranked[: self.config.average]]
 
     def _out_of_patience(self) -> bool:
-        if not self.config.patience or not self.history:
+        if not (self.world.first and self.config.patience and self.history):
             return False
         tired = self.epoch - self._best()[0] >= self.config.patience
         if tired:
@@ -340,7 +340,7 @@ class Trainer:
             return None
         from tqdm import tqdm
 
-        return tqdm(total=steps, initial=self.batch // self.config.accum, dynamic_ncols=True, leave=False,
+        return tqdm(total=steps, initial=self.batch, dynamic_ncols=True, leave=False,
                     desc=f"epoch {self.epoch + 1}/{self.config.epochs}")
 
     def _on_signal(self, number: int, frame: Any) -> None:

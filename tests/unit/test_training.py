@@ -62,12 +62,13 @@ TOY = textwrap.dedent("""
         return {"x": x, "y": y, "ids": list(range(n))}
 
     class Loader:
-        def __init__(self, rank, size):
-            self.rank, self.world = rank, size
+        def __init__(self, places):
+            self.places = places
         def size(self, epoch):
-            return 12 // self.world
+            return 12 // int(ACCUM)
         def epoch(self, epoch, skip=0):
-            return iter([make(100 * epoch + i) for i in range(self.rank, 12, self.world)][skip:])
+            for step in range(skip, self.size(epoch)):
+                yield [(p, make(100 * epoch + step * int(ACCUM) + p)) for p in self.places]
 
     if __name__ == "__main__":
         exp = Path(sys.argv[1])
@@ -80,7 +81,8 @@ TOY = textwrap.dedent("""
         config = TrainConfig(epochs=int(EPOCHS), accum=int(ACCUM), log_steps=1, save_minutes=0.0, amp="off", ema=0.9,
                              average=2, keep=3, tensorboard=False)
         optim = OptimConfig(lr=1e-2, warmup=5)
-        status = Trainer(Toy(), Loader(world.rank, world.size), config, optim, exp, world, {"env": {}}).run()
+        places = range(world.rank, int(ACCUM), world.size)
+        status = Trainer(Toy(), Loader(places), config, optim, exp, world, {"env": {}}).run()
         distributed.stop(world)
         sys.exit(status)
 """)
@@ -154,10 +156,11 @@ def test_a_signal_saves_and_says_requeue(toy, tmp_path):
     assert losses(tmp_path / "exp") == losses(tmp_path / "whole")
 
 
-def test_two_processes_are_one_with_the_joint_batch(toy, tmp_path):
-    status, output = toy(tmp_path / "two", processes=2, DROPOUT=0, EPOCHS=2)
+@pytest.mark.parametrize("dropout", [0, 0.3])
+def test_two_processes_are_one_with_the_joint_batch(toy, tmp_path, dropout):
+    status, output = toy(tmp_path / "two", processes=2, ACCUM=2, DROPOUT=dropout, EPOCHS=2)
     assert status == 0, output
-    toy(tmp_path / "one", ACCUM=2, DROPOUT=0, EPOCHS=2)
+    toy(tmp_path / "one", ACCUM=2, DROPOUT=dropout, EPOCHS=2)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 12
     for step, (loss, norm) in one.items():
