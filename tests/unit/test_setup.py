@@ -231,3 +231,27 @@ def test_half_installed_packages_are_found(house):
     subprocess.run([house.venv / "bin" / "python", "-"], input=code, text=True, check=True)
     assert [path.name for path in site.glob("*.dist-info")] == ["whole-1.0.dist-info"]
     assert not (site / "~orch").exists()
+
+
+def run_tests(house: House, *arguments: str, **env: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """tools/test.sh (a copy) with the Python above; and what it asked it to do."""
+    shutil.copy(ROOT / "tools" / "test.sh", house.root / "tools")
+    house.log.write_text("")
+    whole = {"PATH": str(house.bin), "HOSTNAME": "here", "LOG": str(house.log), **env}
+    done = subprocess.run(["bash", house.root / "tools" / "test.sh", *arguments], env=whole, text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    wanted = re.compile("-m (ruff|pytest|pip install --e)")
+    return done, [line for line in house.log.read_text().splitlines() if wanted.match(line)]
+
+
+def test_test_sh(house):
+    done, calls = run_tests(house)
+    assert done.returncode == 0, done.stderr
+    assert calls == ["-m pip install --editable .[asr,tests]", "-m ruff check .",
+                     "-m pytest -m not long and not container"]
+    assert run_tests(house, "--all", "--", "-k", "a b")[1] == ["-m ruff check .", "-m pytest -k a b"]
+    house.program("own", PYTHON.replace('"-V ', '"-m ruff check") exit 1 ;;\n    "-V '))
+    done, calls = run_tests(house, SPEECHLAB_PYTHON=str(house.bin / "own"))
+    assert (done.returncode, len(calls)) == (1, 2) and "failed: ruff" in done.stderr  # pytest runs all the same
+    assert run_tests(house, "--fast")[0].returncode == 2
+    assert run_tests(house, "--help")[0].stdout.startswith("Usage: tools/test.sh")
