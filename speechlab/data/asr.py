@@ -104,7 +104,7 @@ class CachedFeatures:
 class EpochLoader:
     """The batches of one epoch after another, for one of ``world_size`` processes, from any step on.
 
-    A step takes ``accum`` batches, whoever computes them: the plan is made for ``accum`` places, and process r fills the
+    A step takes ``accum`` batches, whoever computes them: the plan is made for ``accum`` places, process r fills the
     places r, r + world_size and so on. So what a step sees depends on seed, epoch and step alone: not on the number of
     processes, nor on an interruption.
     """

@@ -34,12 +34,12 @@ PATIENCE_NONFINITE = 20
 class TrainConfig:
     """Section ``train``.
 
-    epochs: passes over the training set. accum: batches to one optimiser step, over all processes (distributed.py shares
-    them out: their number changes the speed, not the result). amp: ``auto`` is bf16 where the device computes in it,
-    else fp32. ema: decay of the weights' running average that is judged and kept (0: the weights themselves). average:
-    the best so many epochs' weights are averaged into final.pt. patience: stop after so many epochs without a better
-    metric (0: never). log_steps: optimiser steps between log lines. save_minutes: between checkpoints inside an epoch.
-    threads: CPU threads a process (0: torch's choice).
+    epochs: passes over the training set. accum: batches to one optimiser step, over all processes (distributed.py
+    shares them out: their number changes the speed, not the result). amp: ``auto`` is bf16 where the device computes in
+    it, else fp32. ema: decay of the weights' running average that is judged and kept (0: the weights themselves).
+    average: the best so many epochs' weights are averaged into final.pt. patience: stop after so many epochs without a
+    better metric (0: never). log_steps: optimiser steps between log lines. save_minutes: between checkpoints inside an
+    epoch. threads: CPU threads a process (0: torch's choice).
     """
 
     epochs: int = 30

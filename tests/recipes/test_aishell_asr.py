@@ -1,0 +1,148 @@
+"""aishell_asr from nothing to a scored model, on the made-up corpus."""
+
+import csv
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+from lhotse import CutSet
+
+TASK, OPTIONS = "aishell_asr", ("--corpus", "synthetic", "--config", "conf/tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def trained(lab):
+    """The recipe run once from end to end."""
+    status, output = lab.run(TASK, *OPTIONS, "--nj", "2")
+    assert status == 0, output
+    return lab, lab.root / "egs" / TASK / "exp" / "synthetic_tiny", output
+
+
+def test_it_learns_and_says_so(trained):
+    lab, exp, output = trained
+    rows = json.loads((exp / "results.json").read_text())
+    by_method = {row["method"]: row for row in rows if row["metric"] == "CER"}
+    assert set(by_method) == {"ctc_greedy", "ctc_beam"}
+    for row in by_method.values():
+        assert row["value"] < 15, output
+        assert row["ci_low"] <= row["value"] <= row["ci_high"]
+        assert row["n"] == 40 and row["n_failed"] == 0 and row["unit"] == "%" and row["list_hash"]
+    epochs = [r for line in (exp / "metrics.jsonl").read_text().splitlines() if (r := json.loads(line))["kind"] == "epoch"]
+    assert epochs[0]["valid_cer"] > 80 > 20 > epochs[-1]["valid_cer"]
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] / 3
+    text = (exp / "results.txt").read_text()
+    assert "ctc_greedy" in text and by_method["ctc_greedy"]["list_hash"] in text and "ctc_greedy" in output
+
+
+def test_what_a_run_leaves(trained):
+    lab, exp, _ = trained
+    for name in ("config.yaml", "env.json", "train.log", "metrics.jsonl", "curves.png", "samples.md", "results.txt",
+                 "results.json", "checkpoints/final.pt"):
+        assert (exp / name).stat().st_size > 0, name
+    assert list((exp / "tensorboard").glob("events*"))
+    assert (exp / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    env = json.loads((exp / "env.json").read_text())
+    assert env["versions"]["torch"] == torch.__version__ and env["wall_seconds"] > 0 and env["parameters"] > 1000
+    assert "speechlab.train" in env["command"]
+    assert yaml.safe_load((exp / "config.yaml").read_text())["train"]["epochs"] == 16
+    samples = (exp / "samples.md").read_text()
+    assert "Epoch 1:" in samples and "Epoch 16:" in samples
+    with open(lab.root / "egs" / TASK / "params_table.csv", encoding="utf-8-sig") as file:
+        row = next(csv.DictReader(file))
+    assert row["experiment"] == "synthetic_tiny" and float(row["first_loss"]) > float(row["last_loss"]) > 0
+    for method in ("ctc_greedy", "ctc_beam"):
+        folder = exp / "decode" / method / "test"
+        assert len((folder / "ref.trn").read_text().splitlines()) == len((folder / "hyp.trn").read_text().splitlines()) == 40
+        assert (folder / "worst.txt").exists()
+
+
+def test_again_there_is_nothing_to_do(trained):
+    lab, exp, _ = trained
+    before = {p: p.stat().st_mtime_ns for p in exp.rglob("*.pt")}
+    status, output = lab.run(TASK, *OPTIONS)
+    assert status == 0
+    assert "speechlab.train" not in output and len(output.splitlines()) < 15, output
+    assert {p: p.stat().st_mtime_ns for p in exp.rglob("*.pt")} == before
+
+
+def test_entering_at_a_stage_and_another_beam(trained):
+    lab, exp, _ = trained
+    status, output = lab.run(TASK, *OPTIONS, "--stage", "6")
+    assert status == 0 and "CER" in output
+    status, output = lab.run(TASK, *OPTIONS, "--set", "decode.beam=3", "--dry_run")
+    assert status == 0
+    assert "decode.beam=3" in output
+    status, output = lab.run(TASK, *OPTIONS, "--set", "model.d=32")
+    assert status != 0 and "--tag" in output and "--force" in output, "a stale training is kept"
+
+
+def test_killed_while_training_it_goes_on(lab, trained):
+    """kill -9 on everything in the middle of training, then the same command: the losses of an undisturbed run."""
+    _, whole, _ = trained
+    options = (*OPTIONS, "--tag", "killed", "--set", "train.save_minutes=0", "--stop_stage", "4")
+    process = lab.start(TASK, *options)
+    exp = lab.root / "egs" / TASK / "exp" / "synthetic_tiny_killed"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not list((exp / "checkpoints").glob("step-3?.pt.sha256")):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (exp / "checkpoints" / "final.pt").exists()
+    status, output = lab.run(TASK, *options)
+    assert status == 0, output
+    assert "going on from" in output
+
+    def losses(folder):
+        return {r["step"]: r["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+                if (r := json.loads(line))["kind"] == "step"}
+
+    assert losses(exp).keys() == losses(whole).keys()
+    # Lines mean over the steps since the last line, which a resume cuts short: epochs' means are compared in full.
+    final = [torch.load(e / "checkpoints" / "final.pt", weights_only=True)["model"] for e in (whole, exp)]
+    assert all(final[0][name].equal(final[1][name]) for name in final[0]), "to the last bit"
+
+
+@pytest.mark.parametrize(("make", "status", "words"), [
+    ("no_manifest", 1, ["manifest.tsv"]),
+    ("missing_file", 1, ["gone.wav"]),
+    ("empty_text", 1, ["text"]),
+])
+def test_bad_folders(lab, trained, tmp_path, make, status, words):
+    cuts = CutSet.from_file(lab.root / "egs" / TASK / "data" / "synthetic" / "test.jsonl.gz")
+    paths = [cut.recording.sources[0].source for cut in cuts][:12]
+    rows = [f"{path}\t你好\tspk{i % 4}" for i, path in enumerate(paths)]
+    folder = tmp_path / "my corpus"
+    folder.mkdir()
+    if make == "missing_file":
+        rows.append("gone.wav\t你好\tspk1")
+    if make == "empty_text":
+        rows[3] = f"{paths[3]}\t\tspk3"
+    if make != "no_manifest":
+        (folder / "manifest.tsv").write_text("path\ttext\tspeaker\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    done, output = lab.run(TASK, "--corpus", "folder", "--data_dir", str(folder), "--config", "conf/tiny.yaml",
+                           "--stop_stage", "1")
+    assert done != 0, output
+    for word in words:
+        assert word in output
+    assert "Traceback" not in output
+
+
+def test_mistyped_keys_and_options(lab):
+    for options, word in ((("--set", "train.epoch=3"), "did you mean 'epochs'"), (("--corpus",), "needs a value"),
+                          (("--confg", "x"), "--config"), (("--stage", "three"), "needs a number"),
+                          (("--config", "conf/none.yaml"), "no config")):
+        status, output = lab.run(TASK, *OPTIONS[:2], *options)
+        assert status == 2 and word in output and "Traceback" not in output, output
+    status, output = lab.run(TASK, *OPTIONS[:2], "--corpus", "nothing")
+    assert status != 0 and "nothing" in output
+
+
+def test_help_lists_options_and_stages(lab):
+    status, output = lab.run(TASK, "--help")
+    assert status == 0
+    for word in ("--corpus", "--ngpu", "Train", "Score", "Mandarin"):
+        assert word in output
