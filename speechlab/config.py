@@ -172,6 +172,8 @@ def _convert(kind: Any, value: Any, key: str, where: str) -> Any:
         return None if value is None else _convert(options[0], value, key, where)
     if origin is typing.Literal:
         allowed = typing.get_args(kind)
+        if isinstance(value, bool):  # YAML 1.1 reads a bare off as false
+            value = next((word for word in (("on", "yes") if value else ("off", "no")) if word in allowed), value)
         if value not in allowed:
             raise UserError(f"{where}: '{key}' must be one of {', '.join(map(str, allowed))}, not {value!r}"
                             f"{_nearest(str(value), map(str, allowed))}", 2)

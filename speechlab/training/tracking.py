@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchaudio", "lhotse", "jiwer", "numpy", "sentencepiece", "fast-ctc-decode", "soundfile")
+PACKAGES = ("torchaudio", "lhotse", "jiwer", "numpy", "sentencepiece", "fast-ctc-decode", "soundfile")
 
 
 def environment(device: torch.device, **more: Any) -> dict[str, Any]:
     """What somebody needs to know to repeat a run: versions, commit, host, device, container, command line."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}  # with its build: +cpu, +cu130
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -27,6 +27,7 @@ def test_command_line_over_yaml_over_defaults(write):
     found = config.load(write(train={"epochs": 3}, optim={"lr": "1e-3"}), ["train.epochs=7", "data.augment=null"])
     assert found.train.epochs == 7 and found.optim.lr == 1e-3
     assert found.data.augment is None
+    assert config.load(write(), ["train.amp=off"]).train.amp == "off"
     assert found.train.seed == type(found.train)().seed
     assert found.model.args == {"d": 64, "heads": 2}
 
