@@ -13,9 +13,13 @@ What differs from the paper, and why:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Between = Callable[[int, Tensor, Tensor], Tensor]
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor:
@@ -75,6 +79,19 @@ class Subsampling(nn.Module):
             x = F.silu(layer(x))
             lengths = (lengths + 1) // 2
         return self.out(x.transpose(1, 2)), lengths
+
+
+class Halving(nn.Module):
+    """(B, T, d) -> (B, ceil(T / 2), d): each two neighbours side by side, and a linear layer over them."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        self.out = nn.Linear(2 * d, d)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        x = x * padding_mask(lengths, x.shape[1])[:, :, None].to(x.dtype)
+        x = F.pad(x, (0, 0, 0, x.shape[1] % 2))
+        return self.out(x.reshape(x.shape[0], -1, 2 * x.shape[2])), (lengths + 1) // 2
 
 
 class FeedForward(nn.Sequential):
@@ -178,30 +195,41 @@ class Conformer(nn.Module):
         input_size: feature bins (injected).
         d: width; heads: attention heads; layers: blocks; hidden: the feed-forward's inner width (4 d by default).
         kernel: frames of the depthwise convolution (odd).
-        subsampling: 2, 4 or 8 input frames to one output frame.
+        subsampling: 2, 4 or 8 input frames to one frame of the first block.
+        halve_after: the number of blocks after which time is halved once more (0: never), as in Efficient Conformer
+            (Burchi and Vielzeuf 2021, arXiv 2109.01163): sounds need the finer frames, words do not.
         channels: of the front end's two-dimensional layer.
         dropout: probability, shared over time.
     Shapes:
-        x (B, T, input_size), lengths (B,) -> y (B, ceil(T / subsampling), d), lengths (B,).
+        x (B, T, input_size), lengths (B,) -> y (B, T', d), lengths (B,), where T' is ceil(T / subsampling), halved
+        where ``halve_after`` says so.
     """
 
     def __init__(self, input_size: int, d: int = 144, heads: int = 4, layers: int = 6, hidden: int | None = None,
-                 kernel: int = 15, subsampling: int = 4, channels: int = 8, dropout: float = 0.1):
+                 kernel: int = 15, subsampling: int = 4, halve_after: int = 0, channels: int = 8, dropout: float = 0.1):
         super().__init__()
         self.output_size = d
         self.heads = heads
         self.subsampling = Subsampling(input_size, d, subsampling, channels)
         self.dropout = SharedDropout(dropout)
+        self.halve_after = halve_after
+        self.halving = Halving(d) if halve_after else None
         self.blocks = nn.ModuleList(ConformerBlock(d, heads, hidden or 4 * d, kernel, dropout) for _ in range(layers))
 
-    def forward(self, x: Tensor, lengths: Tensor, tap: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """``tap``, where given, receives each block's output."""
+    def forward(self, x: Tensor, lengths: Tensor, between: Between | None = None) -> tuple[Tensor, Tensor]:
+        """``between(number, x, lengths) -> x``, where given, sees each block's output (from 1) and may change it."""
         x, lengths = self.subsampling(x, lengths)
-        mask = padding_mask(lengths, x.shape[1])
-        rotation = rotation_table(x.shape[1], self.output_size // self.heads, x.device, torch.float32)
         x = self.dropout(x)
-        for block in self.blocks:
+        mask, rotation = self._positions(x, lengths)
+        for number, block in enumerate(self.blocks, 1):
             x = block(x, mask, rotation)
-            if tap is not None:
-                tap.append(x)
+            if between is not None:
+                x = between(number, x, lengths)
+            if number == self.halve_after:
+                x, lengths = self.halving(x, lengths)
+                mask, rotation = self._positions(x, lengths)
         return x, lengths
+
+    def _positions(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        table = rotation_table(x.shape[1], self.output_size // self.heads, x.device, torch.float32)
+        return padding_mask(lengths, x.shape[1]), table

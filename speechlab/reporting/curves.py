@@ -66,7 +66,7 @@ def draw(exp: Path) -> Path | None:
             _phases([loss, rate, lr, norm], steps, epochs)
             for panel in (lr, norm):
                 panel.set_xlabel("optimiser step")
-            seconds = sum(series(epochs, "seconds")[1])
+            seconds = max(series(epochs, "seconds")[1], default=0.0)  # since the training began
             parts = [exp.name, f"{len(epochs)} epochs", f"{max(r['step'] for r in steps + epochs):,} steps"]
             figure.suptitle(", ".join(parts + ([f"{seconds / 60:.0f} min"] if seconds >= 60 else [])), fontsize=12)
             with atomic(exp / "curves.png") as aside:

@@ -70,7 +70,7 @@ def _row(path: Path, config: dict[str, Any]) -> tuple[dict[str, str], dict[str, 
     norms = series(steps, "grad_norm")[1][-_GRAD_NORM_STEPS:]
     seconds = env.get("wall_seconds")
     if not number(seconds):
-        seconds = sum(series(epochs, "seconds")[1]) or None
+        seconds = max(series(epochs, "seconds")[1], default=None)
     row = {
         "experiment": path.name,
         "model": _text(config.get("model.class")),

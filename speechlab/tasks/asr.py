@@ -36,8 +36,11 @@ SHOWN = 4  # validation utterances decoded in samples.md
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Section ``loss``: auxiliary: the weight of the second CTC loss, over ``tokens.auxiliary``, and the encoder layer
-    (from 1) whose output it judges."""
+    """Section ``loss``.
+
+    auxiliary: the weight of the second CTC loss, over ``tokens.auxiliary``. layer: the encoder block (from 1) whose output
+    it judges, and which tells what it heard to the blocks above.
+    """
 
     auxiliary: float = 0.3
     layer: int = 3
@@ -149,12 +152,11 @@ class AsrTask:
         return {"model": list(self.model.parameters())}
 
     def loss(self, batch: dict[str, Any], which: str) -> Loss:
-        if self.auxiliary is None:
-            log_probs, lengths = self.model(batch["x"], batch["x_lens"])
-            return collapse_loss(log_probs, lengths, batch["y"], batch["y_lens"])
-        log_probs, low, lengths = self.model.forward_both(batch["x"], batch["x_lens"])
+        log_probs, lengths, low, low_lengths = self.model.forward_both(batch["x"], batch["x_lens"])
         main = collapse_loss(log_probs, lengths, batch["y"], batch["y_lens"])
-        auxiliary = collapse_loss(low, lengths, batch["z"], batch["z_lens"])
+        if low is None:
+            return main
+        auxiliary = collapse_loss(low, low_lengths, batch["z"], batch["z_lens"])
         share = self.config.loss.auxiliary
         return Loss((1 - share) * main.total + share * auxiliary.total * main.count / auxiliary.count, main.count)
 
@@ -175,7 +177,7 @@ class AsrTask:
 
     def state(self) -> dict[str, Any]:
         return {"config": to_dict(self.config), "features": self.config.features.to_dict(),
-                "tokens": self.tokenizer.state()}
+                "tokens": self.tokenizer.state(), "auxiliary": self.auxiliary.state() if self.auxiliary else None}
 
 
 class Recogniser:
@@ -185,10 +187,10 @@ class Recogniser:
         self.config: Config = from_dict(state["config"], "the checkpoint's config")
         self.contract = FeatureContract.from_dict(state["features"])
         self.tokenizer = Tokenizer(**state["tokens"])
+        self.auxiliary = Tokenizer(**state["auxiliary"]) if state.get("auxiliary") else None
         self.device = device
-        self.model = build_model(self.config, len(self.tokenizer)).to(device).eval()
-        weights = {k: v for k, v in state["model"].items() if not k.startswith("auxiliary_head.")}
-        self.model.load_state_dict(weights)
+        self.model = build_model(self.config, len(self.tokenizer), len(self.auxiliary or ())).to(device).eval()
+        self.model.load_state_dict(state["model"])
 
     def batches(self, data: Path, split: str) -> tuple[CutSet, Iterator[dict[str, Any]]]:
         """A split's cuts, and its batches of (ids, log-posteriors, lengths); features must match the checkpoint's."""

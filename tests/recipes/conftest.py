@@ -28,9 +28,9 @@ class Lab:
 
     def start(self, task: str, *args: str, **env: str) -> subprocess.Popen:
         """Start ``egs/<task>/run.sh`` in a process group of its own."""
-        return subprocess.Popen(["bash", f"egs/{task}/run.sh", *args], cwd=self.root, env={**self.env, **env}, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                start_new_session=True)
+        return subprocess.Popen(
+            ["bash", f"egs/{task}/run.sh", *args], cwd=self.root, env={**self.env, **env}, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
     def run(self, task: str, *args: str, **env: str) -> tuple[int, str]:
         """Run it to its end: exit status and all that it printed."""

@@ -10,10 +10,12 @@ from speechlab.models.conformer import Attention, ConvModule, SharedDropout, Sub
 
 
 @pytest.mark.parametrize("subsampling", [2, 4, 8])
-@pytest.mark.parametrize("channels", [0, 4])
-def test_padding_changes_nothing(subsampling, channels):
+@pytest.mark.parametrize(("channels", "halve_after"), [(0, 0), (4, 0), (4, 1)])
+def test_padding_changes_nothing(subsampling, channels, halve_after):
     torch.manual_seed(0)
-    model = Conformer(20, d=32, heads=2, layers=2, kernel=7, subsampling=subsampling, channels=channels).eval()
+    model = Conformer(20, d=32, heads=2, layers=2, kernel=7, subsampling=subsampling, channels=channels,
+                      halve_after=halve_after).eval()
+    subsampling *= 2 if halve_after else 1
     lengths = torch.tensor([93, 64, 17, 1])
     x = torch.randn(4, 93, 20)
     for i, n in enumerate(lengths):
@@ -83,6 +85,20 @@ def test_shared_dropout_drops_whole_channels_and_keeps_the_mean():
     assert ((y == y[:, :1]).all()), "a channel is kept or dropped for the whole utterance"
     assert abs(float(y.mean()) - 1) < 0.03 and abs(float((y == 0).float().mean()) - 0.25) < 0.03
     assert layer.eval()(torch.ones(1, 2, 3)).equal(torch.ones(1, 2, 3))
+
+
+def test_the_auxiliary_head_tells_the_blocks_above():
+    torch.manual_seed(0)
+    model = CTCModel(Conformer(20, d=32, heads=2, layers=3, subsampling=4, halve_after=2), 9, 5, 2).eval()
+    x, lengths = torch.randn(2, 40, 20), torch.tensor([40, 22])
+    log_probs, out, low, low_lengths = model.forward_both(x, lengths)
+    assert low.shape == (2, 10, 5) and low_lengths.tolist() == [10, 6]
+    assert log_probs.shape == (2, 5, 9) and out.tolist() == [5, 3]
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(2, 5))
+    torch.testing.assert_close(model(x, lengths)[0], log_probs)
+    with torch.no_grad():
+        model.condition.weight.mul_(3)
+    assert not torch.allclose(model(x, lengths)[0], log_probs)
 
 
 def test_overfits_a_few_utterances_to_zero_error():

@@ -21,7 +21,7 @@ def make(recipe, name, lr=1e-3, epochs=3, layers=6):
             lines.append({"kind": "step", "step": step, "epoch": epoch, "loss": 50 / step, "lr": lr * min(1, step / 8),
                           "grad_norm": 2.0, "items_per_s": 30.0, "seconds": 0.5, "memory_gb": 1.0})
         lines.append({"kind": "epoch", "epoch": epoch, "step": epoch * 10, "train_loss": 5 / epoch,
-                      "valid_loss": 6 / epoch, "valid_cer": 100.0 / epoch, "lr": lr, "seconds": 40.0})
+                      "valid_loss": 6 / epoch, "valid_cer": 100.0 / epoch, "lr": lr, "seconds": 40.0 * epoch})
     (exp / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (exp / "config.yaml").write_text(
         f"task: asr\nmodel:\n  class: speechlab.models.asr:Conformer\n  layers: {layers}\n"
