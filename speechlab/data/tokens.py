@@ -28,11 +28,17 @@ class TokensConfig:
     kind: of the units that are written. min_count: how often a unit must be seen in training to get a number.
     auxiliary: units of a second target for the encoder's lower layers (section ``loss``): ``phone`` (initials and tonal
     finals) or ``syllable``, both of Chinese text by pypinyin; empty for none.
+    factored: a unit's output weights share those of its auxiliary units (models/asr.py, FactoredHead).
     """
 
     kind: Literal["char"] = "char"
     min_count: int = 1
     auxiliary: Literal["", "phone", "syllable"] = ""
+    factored: bool = False
+
+    def __post_init__(self) -> None:
+        if self.factored and not self.auxiliary:
+            raise ValueError("factored needs auxiliary: the parts are auxiliary units")
 
     def name(self) -> str:
         """The folder's name: kind and four hex digits of what defines the units."""

@@ -38,8 +38,8 @@ SHOWN = 4  # validation utterances decoded in samples.md
 class LossConfig:
     """Section ``loss``.
 
-    auxiliary: the weight of the second CTC loss, over ``tokens.auxiliary``. layer: the encoder block (from 1) whose output
-    it judges, and which tells what it heard to the blocks above.
+    auxiliary: the weight of the second CTC loss, over ``tokens.auxiliary``. layer: the encoder block (from 1) whose
+    output it judges, and which tells what it heard to the blocks above.
     """
 
     auxiliary: float = 0.3
@@ -69,17 +69,27 @@ class Config:
     decode: DecodeConfig = DecodeConfig()
 
 
-def build_model(config: Config, vocab_size: int, auxiliary_size: int = 0) -> CTCModel:
-    """The network that a config describes."""
+def build_model(config: Config, tokenizer: Tokenizer, auxiliary: Tokenizer | None, parts: Tensor | None) -> CTCModel:
+    """The network that a config describes; ``parts`` (vocab, auxiliary units) for a factored head."""
     try:
         encoder = config.model.build(input_size=config.features.dim)
     except (ValueError, TypeError) as error:
         raise UserError(f"model: {error}", 2) from None
     if not hasattr(encoder, "output_size"):
         raise UserError(f"model.class {config.model.path}: an encoder must say its output_size")
-    if auxiliary_size and not 1 <= config.loss.layer <= len(getattr(encoder, "blocks", ())):
+    if auxiliary is not None and not 1 <= config.loss.layer <= len(getattr(encoder, "blocks", ())):
         raise UserError(f"loss.layer = {config.loss.layer}: {config.model.path} has no such block to judge", 2)
-    return CTCModel(encoder, vocab_size, auxiliary_size, config.loss.layer)
+    return CTCModel(encoder, len(tokenizer), len(auxiliary or ()), config.loss.layer, parts)
+
+
+def parts_of(tokenizer: Tokenizer, auxiliary: Tokenizer) -> Tensor:
+    """(vocab, auxiliary units): 1 where a unit, read alone, has an auxiliary unit in it."""
+    parts = torch.zeros(len(tokenizer), len(auxiliary))
+    for row, unit in enumerate(tokenizer.units[2:], 2):
+        for column in auxiliary.encode(unit):
+            if column > 1:  # known
+                parts[row, column] = 1.0
+    return parts
 
 
 class FeatureReader:
@@ -126,7 +136,8 @@ class AsrTask:
         tokens = data / config.tokens.name()
         self.tokenizer = Tokenizer.load(tokens)
         self.auxiliary = Tokenizer.load(tokens, "auxiliary") if config.tokens.auxiliary else None
-        self.model: nn.Module = build_model(config, len(self.tokenizer), len(self.auxiliary or ()))
+        parts = parts_of(self.tokenizer, self.auxiliary) if config.tokens.factored else None
+        self.model: nn.Module = build_model(config, self.tokenizer, self.auxiliary, parts)
         self.seed = config.train.seed if seed is None else seed
         cuts, reader = read_features(data, config, "dev")
         self.valid = EpochLoader(SpeechDataset(CachedFeatures(reader), self.tokenizer), cuts, config.data, train=False)
@@ -189,7 +200,8 @@ class Recogniser:
         self.tokenizer = Tokenizer(**state["tokens"])
         self.auxiliary = Tokenizer(**state["auxiliary"]) if state.get("auxiliary") else None
         self.device = device
-        self.model = build_model(self.config, len(self.tokenizer), len(self.auxiliary or ())).to(device).eval()
+        parts = state["model"].get("head.parts")
+        self.model = build_model(self.config, self.tokenizer, self.auxiliary, parts).to(device).eval()
         self.model.load_state_dict(state["model"])
 
     def batches(self, data: Path, split: str) -> tuple[CutSet, Iterator[dict[str, Any]]]:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from speechlab.decoding.ctc import greedy
-from speechlab.models.asr import Conformer, CTCModel
+from speechlab.models.asr import Conformer, CTCModel, FactoredHead
 from speechlab.models.conformer import Attention, ConvModule, SharedDropout, Subsampling, attend, rotate, rotation_table
 
 
@@ -99,6 +99,17 @@ def test_the_auxiliary_head_tells_the_blocks_above():
     with torch.no_grad():
         model.condition.weight.mul_(3)
     assert not torch.allclose(model(x, lengths)[0], log_probs)
+
+
+def test_factored_head_shares_what_its_tokens_are_made_of():
+    parts = torch.tensor([[0, 0], [1, 0], [1, 1.0]])
+    head = FactoredHead(4, parts)
+    x = torch.randn(5, 4)
+    own = head.own(x)
+    of_parts = torch.stack([0 * own[:, 0], x @ head.shared[0], x @ head.shared.sum(0)], 1)
+    torch.testing.assert_close(head(x), own + of_parts)
+    head(x)[:, 1].sum().backward()
+    assert head.shared.grad[0].abs().sum() > 0 == head.shared.grad[1].abs().sum()
 
 
 def test_overfits_a_few_utterances_to_zero_error():
