@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,10 +17,12 @@ class OptimConfig:
 
     lr: the peak; warmup: steps from 0 to it. schedule: ``cosine`` and ``linear`` fall to ``final`` times the peak at
     the run's end; ``noam`` falls as 1 / sqrt(step) (Vaswani et al. 2017); ``constant`` stays.
+    name: ``muon`` (Jordan 2024; torch.optim.Muon) turns the hidden layers' matrices by orthogonal steps, and leaves the
+    rest to AdamW; its steps are scaled so that AdamW's lr and decay fit (Moonshot 2025, arXiv 2502.16982).
     weight_decay: on matrices only, never on biases and norms. clip: largest gradient norm (0: none).
     """
 
-    name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "rmsprop", "muon"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-2
     betas: tuple[float, ...] = (0.9, 0.98)
@@ -37,9 +39,41 @@ class OptimConfig:
             raise ValueError("betas must be two numbers")
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+class Several:
+    """Several optimisers over parts of the parameters, used as one."""
+
+    def __init__(self, *parts: torch.optim.Optimizer):
+        self.parts = parts
+        self.param_groups = [group for part in parts for group in part.param_groups]
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part, its in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(its)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]  # loading makes new ones
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer | Several:
     """The optimiser over ``parameters``, with decay on those of two dimensions and more."""
     wanted = [p for p in parameters if p.requires_grad]
+    if config.name == "muon":
+        # Matrices between hidden layers; a vocabulary's rows (far more than a layer is wide) are better left to AdamW.
+        hidden = [p for p in wanted if p.ndim == 2 and max(p.shape) <= 8 * min(p.shape)]
+        chosen = {id(p) for p in hidden}
+        rest = [p for p in wanted if id(p) not in chosen]
+        muon = torch.optim.Muon(hidden, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95,
+                                adjust_lr_fn="match_rms_adamw")
+        return Several(muon, build_optimizer(rest, dataclasses.replace(config, name="adamw")))
     groups = [{"params": [p for p in wanted if p.ndim >= 2], "weight_decay": config.weight_decay},
               {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0}]
     if config.name == "adamw":

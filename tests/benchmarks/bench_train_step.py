@@ -39,7 +39,8 @@ class ESPnetEncoder(nn.Module):
         self.output_size = d
         self.encoder = ConformerEncoder(
             input_size, output_size=d, attention_heads=heads, linear_units=4 * d, num_blocks=layers,
-            dropout_rate=dropout, positional_dropout_rate=dropout, attention_dropout_rate=0.0, input_layer="conv2d", normalize_before=True,
+            dropout_rate=dropout, positional_dropout_rate=dropout, attention_dropout_rate=0.0,
+            input_layer="conv2d", normalize_before=True,
             macaron_style=True, rel_pos_type="latest", pos_enc_layer_type="rel_pos",
             selfattention_layer_type="rel_selfattn", activation_type="swish", use_cnn_module=True, cnn_module_kernel=15)
 
