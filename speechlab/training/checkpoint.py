@@ -6,9 +6,12 @@ one before when a disk filled up or a machine died in between.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,15 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, texts, lists, mappings) so that ``path`` is never half a checkpoint."""
     path = Path(path)
     checksum = path.with_name(path.name + ".sha256")
-    checksum.unlink(missing_ok=True)
     with atomic(path) as aside:
-        torch.save(state, aside)
+        try:
+            torch.save(state, aside)
+        except RuntimeError as error:  # torch's writer does not say why it could not write
+            if shutil.disk_usage(aside.parent).free < 16 << 20:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
         digest = sha256(aside)
+        checksum.unlink(missing_ok=True)  # an old file's; from here on, until the new one is written, it does not count
     write_text(checksum, digest + "\n")
 
 

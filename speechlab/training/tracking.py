@@ -21,7 +21,7 @@ PACKAGES = ("torchaudio", "lhotse", "jiwer", "numpy", "sentencepiece", "fast-ctc
 
 def environment(device: torch.device, **more: Any) -> dict[str, Any]:
     """What somebody needs to know to repeat a run: versions, commit, host, device, container, command line."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__}  # with its build: +cpu, +cu130
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build: +cpu, +cu130
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

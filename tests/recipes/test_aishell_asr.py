@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -149,3 +151,24 @@ def test_help_lists_options_and_stages(lab):
     assert status == 0
     for word in ("--corpus", "--ngpu", "Train", "Score", "Mandarin"):
         assert word in output
+
+
+def test_the_number_of_processes_changes_no_result(lab, trained):
+    """One core (one process, two batches a step) and two cores (two processes over gloo): the same losses to 1e-4."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core here")
+    losses = {}
+    for cores in (1, 2):
+        exp = lab.root / f"cores{cores}"
+        allowed = sorted(os.sched_getaffinity(0))[:cores]
+        command = [sys.executable, "-m", "speechlab.train", "conf/tiny.yaml", "--data", "data/synthetic",
+                   "--exp", str(exp), "--set", "train.epochs=2", "--set", "train.amp=off", "--set", "model.dropout=0",
+                   "--set", "train.log_steps=1"]
+        done = subprocess.run(
+            command, cwd=lab.root / "egs" / TASK, env={**lab.env, "PYTHONPATH": str(lab.root)}, text=True,
+            capture_output=True, preexec_fn=lambda allowed=allowed: os.sched_setaffinity(0, allowed))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"cpu x {cores}" in done.stdout
+        losses[cores] = [r["loss"] for r in records(exp, "step")]
+    assert len(losses[1]) > 20
+    assert losses[2] == pytest.approx(losses[1], rel=1e-4)

@@ -26,6 +26,7 @@ TOY = textwrap.dedent("""
     import torch
     from torch import nn
     from speechlab.data.augment import seed_everything
+    from speechlab.errors import cli
     from speechlab.training import distributed
     from speechlab.training.interface import Evaluation, Loss
     from speechlab.training.loop import TrainConfig, Trainer
@@ -82,7 +83,7 @@ TOY = textwrap.dedent("""
                              average=2, keep=3, tensorboard=False)
         optim = OptimConfig(lr=1e-2, warmup=5)
         places = range(world.rank, int(ACCUM), world.size)
-        status = Trainer(Toy(), Loader(places), config, optim, exp, world, {"env": {}}).run()
+        status = cli(lambda argv: Trainer(Toy(), Loader(places), config, optim, exp, world, {"env": {}}).run())()
         distributed.stop(world)
         sys.exit(status)
 """)
@@ -209,6 +210,20 @@ def test_a_checkpoint_without_its_checksum_is_refused(tmp_path):
     (tmp_path / "a.pt.sha256").unlink()
     with pytest.raises(UserError, match="damaged"):
         checkpoint.load(tmp_path / "a.pt")
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(toy, tmp_path):
+    small = tmp_path / "small disk"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk here")
+    try:
+        status, output = toy(small / "exp", EPOCHS=40)
+        assert status == 1 and "no space left while writing" in output and "Traceback" not in output, output
+        kept = checkpoint.load_latest(small / "exp" / "checkpoints")
+        assert kept is not None and kept["step"] > 0, "what was whole before still is"
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_random_states_come_back(tmp_path):
