@@ -5,9 +5,10 @@ source "$(dirname "$0")/../../tools/recipe.sh"
 option      corpus   mini                 "mini | an4 | aishell | synthetic | folder (with --data_dir)"
 option_path data_dir ""                   "a corpus on disk: a folder with manifest.tsv, or AISHELL-1 as published"
 option      split_by auto                 "how a folder is split: auto | speaker | column | random"
-option_path config   conf/conformer.yaml  "what to train"
+option_path config   ""                   "what to train: conf/conformer.yaml, or conf/plain.yaml for an4"
 option      decode   "ctc_greedy ctc_beam" "search methods to compare"
 parse_options "$@"
+[ -n "$config" ] || case $corpus in an4) config=conf/plain.yaml ;; *) config=conf/conformer.yaml ;; esac
 contract features tokens  # the names of their folders, from $config: two configs never share one by mistake
 
 case $corpus in mini) module=hsk_gcin ;; *) module=$corpus ;; esac

@@ -125,6 +125,9 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = Tokenizer.train(texts["train"], config.tokens.kind, config.tokens.min_count)
     found = {"main": tokenizer.state()}
     if config.tokens.auxiliary:
+        if not any(SPLIT[config.tokens.auxiliary](text) for text in texts["train"]):
+            raise UserError(f"tokens.auxiliary = {config.tokens.auxiliary} reads Chinese, and the training text has no "
+                            "hanzi: use a config without it (--config conf/plain.yaml)")
         auxiliary = Tokenizer.train(texts["train"], config.tokens.auxiliary)
         found["auxiliary"] = auxiliary.state()
         print(f"auxiliary: {len(auxiliary)} units ({auxiliary.kind})")

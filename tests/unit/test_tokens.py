@@ -43,3 +43,25 @@ def test_errors(tmp_path):
     (tmp_path / "tokens.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="not a token list"):
         Tokenizer.load(tmp_path)
+
+
+def test_the_stage(tmp_path, capsys):
+    from lhotse import CutSet
+
+    from speechlab.corpora.cuts import utterance
+    from speechlab.data.tokens import main
+
+    def stage(texts):
+        for split, lines in texts.items():
+            cuts = [utterance(f"{split}{i}", tmp_path / "none.wav", text, "s", "zh") for i, text in enumerate(lines)]
+            CutSet.from_cuts(cuts).to_file(tmp_path / f"{split}.jsonl.gz")
+        return main([str(tmp_path / "c.yaml"), "--data", str(tmp_path), "--to", str(tmp_path / "tokens")])
+
+    (tmp_path / "c.yaml").write_text(
+        "task: asr\nmodel: {class: 'speechlab.models.asr:Conformer'}\ntokens: {auxiliary: phone}\n", encoding="utf-8")
+    assert stage({"train": ["你好", "好"], "dev": ["你坏"]}) == 0
+    assert "dev: 1 utterances, 2 tokens, 1 unknown (50.00 %)" in capsys.readouterr().out
+    assert Tokenizer.load(tmp_path / "tokens").units[2:] == ["好", "你"]
+    assert set(Tokenizer.load(tmp_path / "tokens", "auxiliary").units[2:]) == {"n", "i3", "h", "ao3"}
+    assert stage({"train": ["NO HANZI"], "dev": ["X"]}) == 1
+    assert "no hanzi" in capsys.readouterr().err
