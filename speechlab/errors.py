@@ -32,7 +32,8 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(argv) or 0
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":  # processes that share a training stop for one reason: say it once
+                print(f"error: {error}", file=sys.stderr)
             return error.status
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

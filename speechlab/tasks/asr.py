@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,15 @@ def parts_of(tokenizer: Tokenizer, auxiliary: Tokenizer) -> Tensor:
 class FeatureReader:
     """A cut's normalised features, (frames, bins): stored ones, or computed from its audio on the fly."""
 
-    def __init__(self, contract: FeatureContract, stored: bool):
-        self.contract, self.stored = contract, stored
+    def __init__(self, contract: FeatureContract, stored: bool, dither: bool = False):
+        self.contract, self.stored, self.dither = contract, stored, dither
 
     def __call__(self, cut: Any) -> np.ndarray:
-        x = torch.from_numpy(np.array(cut.load_features())) if self.stored else extract(*read(cut), self.contract)
+        if self.stored:
+            x = torch.from_numpy(np.array(cut.load_features()))
+        else:
+            seed = zlib.crc32(cut.id.encode()) if self.dither else None  # an utterance's own, so that no order matters
+            x = extract(*read(cut), self.contract, seed)
         if self.contract.normalise == "utterance":
             x = normalise(x[None], torch.tensor([len(x)]))[0]
         return x.numpy()
@@ -114,7 +119,7 @@ def read_features(data: Path, config: Config, split: str) -> tuple[CutSet, Featu
     folder = data / config.features.name() if stored else data
     if stored and folder.exists():
         require_same(load_contract(folder), config.features, folder)
-    return read_split(folder, split), FeatureReader(config.features, stored)
+    return read_split(folder, split), FeatureReader(config.features, stored, dither=split == "train")
 
 
 def collapse_loss(log_probs: Tensor, lengths: Tensor, y: Tensor, y_lens: Tensor) -> Loss:

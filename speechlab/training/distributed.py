@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -75,6 +76,20 @@ def share(accum: int, ngpu: int) -> int:
     return max(n for n in range(1, accum + 1) if accum % n == 0 and n <= cores)
 
 
+LOST = ("one of the processes that share this training has ended (killed, for memory perhaps; its last words are "
+        "above): the same command goes on from the last checkpoint")
+
+
+def _watch(started: list[subprocess.Popen], done: threading.Event) -> None:
+    """End this process when another is gone: it would wait for that one for half an hour."""
+    while not done.wait(1.0):
+        if any(process.poll() for process in started):
+            if not done.wait(10.0):  # time for this one to stop for the same reason, and to say which
+                print(f"error: {LOST}", file=sys.stderr, flush=True)
+                os._exit(1)
+            return
+
+
 @contextlib.contextmanager
 def helpers(processes: int, argv: list[str]) -> Iterator[None]:
     """Start ``processes`` - 1 further processes of this command beside this one, which becomes rank 0.
@@ -95,9 +110,16 @@ def helpers(processes: int, argv: list[str]) -> Iterator[None]:
     ]
     os.environ.update(group, RANK="0", LOCAL_RANK="0")
     torch.set_num_threads(1)
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(started, done), daemon=True).start()
     try:
         yield
+    except RuntimeError as error:
+        if any(process.poll() is not None for process in started):  # gloo's own words say nothing of why
+            raise UserError(LOST) from error
+        raise
     finally:
+        done.set()
         for process in started:
             try:
                 process.wait(timeout=30)

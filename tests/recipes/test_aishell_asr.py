@@ -172,3 +172,63 @@ def test_the_number_of_processes_changes_no_result(lab, trained):
         losses[cores] = [r["loss"] for r in records(exp, "step")]
     assert len(losses[1]) > 20
     assert losses[2] == pytest.approx(losses[1], rel=1e-4)
+
+
+def aishell_tree(lab, root, counts):
+    """A corpus in AISHELL-1's own layout, of the made-up corpus' recordings."""
+    import soundfile
+
+    lines = []
+    for part, (count, speaker) in counts.items():
+        cuts = list(CutSet.from_file(lab.root / "egs" / TASK / "data" / "synthetic" / f"{part}.jsonl.gz"))[:count]
+        for i, cut in enumerate(cuts):
+            name = f"BAC009{speaker}W{121 + i:04d}"
+            path = root / "data_aishell" / "wav" / part / speaker / f"{name}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, cut.load_audio()[0], 16000, subtype="PCM_16")
+            lines.append(f"{name} {' '.join(cut.supervisions[0].text)}\n")
+    (root / "data_aishell" / "transcript").mkdir()
+    (root / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt").write_text("".join(lines), encoding="utf-8")
+    (root / "resource_aishell").mkdir()
+    return root
+
+
+def test_aishell_on_disk_goes_through_every_stage(lab, trained, tmp_path):
+    counts = {"train": (60, "S0002"), "dev": (8, "S0724"), "test": (9, "S0764")}
+    root = aishell_tree(lab, tmp_path / "AISHELL 1", counts)
+    status, output = lab.run(TASK, "--corpus", "aishell", "--data_dir", str(root), "--config", "conf/tiny.yaml",
+                             "--set", "train.epochs=2")
+    assert status == 0, output
+    rows = json.loads((lab.root / "egs" / TASK / "exp" / "aishell_tiny" / "results.json").read_text())
+    assert {(row["test_set"], row["method"], row["n"]) for row in rows if row["metric"] == "CER"} == {
+        ("test", "ctc_greedy", 9), ("test", "ctc_beam", 9)}
+
+
+def test_the_default_config_trains_decodes_and_scores(lab, trained):
+    """Its parts that the tiny one has not: Muon, the second target, the factored head, time halved, EMA, averaging."""
+    status, output = lab.run(TASK, "--corpus", "synthetic", "--set", "train.epochs=3", "--set", "train.average=2",
+                             "--set", "model.d=64", "--set", "model.hidden=96", "--set", "data.max_duration=20")
+    assert status == 0, output
+    exp = lab.root / "egs" / TASK / "exp" / "synthetic_conformer"
+    state = torch.load(exp / "checkpoints" / "final.pt", weights_only=True)
+    assert len(state["epochs"]) == 2 and state["auxiliary"]["kind"] == "phone" and "head.shared" in state["model"]
+    assert (exp / "results.txt").exists()
+
+
+def test_a_checkpoint_cut_in_half(lab, trained):
+    _, exp, _ = trained
+    final = exp / "checkpoints" / "final.pt"
+    whole = final.read_bytes()
+    final.write_bytes(whole[: len(whole) // 2])
+    try:
+        status, output = lab.run(TASK, *OPTIONS, "--stage", "5")
+        assert status != 0 and "final.pt is damaged" in output and "Traceback" not in output, output
+    finally:
+        final.write_bytes(whole)
+
+
+def test_no_gpu_is_said(lab, trained):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    status, output = lab.run(TASK, *OPTIONS, "--ngpu", "1", "--tag", "gpu", "--stage", "4")
+    assert status != 0 and "GPU" in output and "Traceback" not in output, output
