@@ -16,6 +16,8 @@ raw=${data_dir:-$downloads/$module} name=$corpus
 whole=${data_dir:-$raw/.complete}  # by which one sees that the corpus is there
 if [ "$corpus" = folder ]; then
   [ -n "$data_dir" ] || [ "$help" = true ] || fail "--corpus folder needs --data_dir DIR, a folder with manifest.tsv"
+  [ -f "$raw/manifest.tsv" ] || [ "$help" = true ] ||
+    fail "no manifest.tsv in $raw: it must be a table with the columns path and text (see README.md)"
   whole=$raw/manifest.tsv name=$(folder_name "$raw")
 fi
 data=data/$name
