@@ -88,12 +88,12 @@ def learn(models: dict[str, Callable[[int], tuple[nn.Module, torch.dtype | None]
         while len(losses) < steps:
             for group in loader.epoch(epoch):
                 losses.append(step(group[0][1]))
+                if len(losses) % 40 == 0:
+                    print(f"{name:28s} step {len(losses):4d}, {time.perf_counter() - started:4.0f} s: mean loss of the "
+                          f"last 40 steps {statistics.mean(losses[-40:]):.3f}", flush=True)
                 if len(losses) >= steps:
                     break
             epoch += 1
-        last = statistics.mean(losses[-50:])
-        print(f"{name:28s} mean loss of the last 50 of {steps} steps {last:.3f}, {time.perf_counter() - started:.0f} s",
-              flush=True)
 
 
 def main() -> None:
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--learn", type=int, default=0, help="then train each for so many steps")
+    parser.add_argument("--only", default="", help="the models whose name holds this")
     parser.add_argument("--data", type=Path, help="for --learn: a recipe's data folder")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -121,6 +122,7 @@ def main() -> None:
     if bf16 is not None:
         models |= {"ESPnet bf16": espnet(bf16), "ours bf16": ours(bf16),
                    "ours bf16, halved after 3": ours(bf16, halve_after=3)}
+    models = {name: build for name, build in models.items() if args.only in name}
     torch.manual_seed(0)
     batch = made_batch(args.batch, args.seconds, args.vocab)
     built = {name: build(args.vocab) for name, build in models.items()}
@@ -134,9 +136,10 @@ def main() -> None:
                 times[name].append(time.perf_counter() - started)
     print(f"{args.batch} x {args.seconds:g} s, d {args.d}, {args.layers} layers, {args.threads} threads, "
           f"torch {torch.__version__}, {args.rounds} rounds")
-    print(f"{'':28s} {'million':>8s} {'s/step':>8s} {'min':>7s} {'max':>7s} {'x ESPnet fp32':>14s}")
+    first = next(iter(times))
+    print(f"{'':28s} {'million':>8s} {'s/step':>8s} {'min':>7s} {'max':>7s} {'x ' + first:>14s}")
     for name, taken in times.items():
-        ratio = statistics.median(a / b for a, b in zip(times["ESPnet fp32"], taken, strict=True))
+        ratio = statistics.median(a / b for a, b in zip(times[first], taken, strict=True))
         size = sum(p.numel() for p in built[name][0].parameters()) / 1e6
         median = statistics.median(taken)
         print(f"{name:28s} {size:8.2f} {median:8.3f} {min(taken):7.3f} {max(taken):7.3f} {ratio:14.2f}")
