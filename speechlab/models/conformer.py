@@ -6,7 +6,7 @@ What differs from the paper, and why:
 * The convolution module normalises with LayerNorm, so that neither padding nor the rest of the batch can change an
   utterance's output (BatchNorm would let both).
 * Dropout draws one mask an utterance and channel and shares it over time (Gal & Ghahramani 2016, arXiv 1512.05287):
-  drawing one number an element took a third of a training step on a CPU.
+  drawing one number an element is dear on a CPU.
 * The front end is one-dimensional over time with the mel bins as channels, after one thin two-dimensional layer: the
   usual pair of full two-dimensional layers costs more than the whole encoder behind it.
 """
