@@ -3,8 +3,10 @@
 What differs from the paper, and why:
 
 * Positions are rotary (Su et al. 2021, arXiv 2104.09864): relative like the paper's, but inside the fused attention.
-* The convolution module normalises with LayerNorm, so that neither padding nor the rest of the batch can change an
-  utterance's output (BatchNorm would let both).
+* The convolution module, and the front end, normalise each channel over the utterance's own frames
+  (:class:`UtteranceNorm`). Like the paper's BatchNorm it takes away what all frames have in common, which LayerNorm
+  cannot, and which keeps a CTC model on its all-blank plateau for long; unlike BatchNorm neither padding nor the rest of
+  the batch can change an utterance's output, and training and inference compute the same.
 * Dropout draws one mask an utterance and channel and shares it over time (Gal & Ghahramani 2016, arXiv 1512.05287):
   drawing one number an element is dear on a CPU.
 * The front end is one-dimensional over time with the mel bins as channels, after one thin two-dimensional layer: the
@@ -41,6 +43,27 @@ class SharedDropout(nn.Module):
         return x * (keep.to(x.dtype) / (1.0 - self.p))
 
 
+class UtteranceNorm(nn.Module):
+    """(B, T, C) with a (B, T) mask: each channel to zero mean and unit variance over an utterance's valid frames.
+
+    Instance normalisation (Ulyanov et al. 2016, arXiv 1607.08022) over time, blind to padding; frames beyond the end
+    become zero. Statistics are taken in float32.
+    """
+
+    def __init__(self, d: int, eps: float = 1e-3):
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(d)), nn.Parameter(torch.zeros(d))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        valid = mask[:, :, None].float()
+        count = mask.sum(1).clamp(min=1)[:, None, None]
+        x = x.float()
+        x = (x - (x * valid).sum(1, keepdim=True) / count) * valid
+        variance = (x * x).sum(1, keepdim=True) / count
+        return torch.addcmul(self.bias, x, self.weight * torch.rsqrt(variance + self.eps)) * valid
+
+
 class Subsampling(nn.Module):
     """(B, T, bins) -> (B, ceil(T / factor), d): strided convolutions, each halving the time axis.
 
@@ -65,6 +88,7 @@ class Subsampling(nn.Module):
             width = d
         self.layers = nn.ModuleList(layers)
         self.out = nn.Linear(width, d)
+        self.norm = UtteranceNorm(d)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if self.first is not None:
@@ -78,7 +102,8 @@ class Subsampling(nn.Module):
             x = x * padding_mask(lengths, x.shape[2])[:, None].to(x.dtype)
             x = F.silu(layer(x))
             lengths = (lengths + 1) // 2
-        return self.out(x.transpose(1, 2)), lengths
+        x = self.out(x.transpose(1, 2))
+        return self.norm(x, padding_mask(lengths, x.shape[1])), lengths
 
 
 class Halving(nn.Module):
@@ -144,7 +169,7 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class ConvModule(nn.Module):
-    """LayerNorm, gated pointwise, depthwise over ``kernel`` frames, LayerNorm, SiLU, pointwise."""
+    """LayerNorm, gated pointwise, depthwise over ``kernel`` frames, UtteranceNorm, SiLU, pointwise."""
 
     def __init__(self, d: int, kernel: int):
         super().__init__()
@@ -153,7 +178,7 @@ class ConvModule(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.gate = nn.Linear(d, 2 * d)
         self.depthwise = nn.Conv1d(d, d, kernel, padding=kernel // 2, groups=d)
-        self.inner_norm = nn.LayerNorm(d)
+        self.inner_norm = UtteranceNorm(d)
         self.out = nn.Linear(d, d)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -165,7 +190,7 @@ class ConvModule(nn.Module):
         x = F.conv2d(x, self.depthwise.weight[:, :, :, None], self.depthwise.bias, padding=(kernel // 2, 0),
                      groups=x.shape[1])
         x = x[:, :, :size, 0].transpose(1, 2)
-        return self.out(F.silu(self.inner_norm(x)))
+        return self.out(F.silu(self.inner_norm(x, mask)))
 
 
 class ConformerBlock(nn.Module):

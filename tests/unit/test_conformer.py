@@ -3,10 +3,33 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from speechlab.decoding.ctc import greedy
 from speechlab.models.asr import Conformer, CTCModel, FactoredHead
-from speechlab.models.conformer import Attention, ConvModule, SharedDropout, Subsampling, attend, rotate, rotation_table
+from speechlab.models.conformer import (
+    Attention,
+    ConvModule,
+    SharedDropout,
+    Subsampling,
+    UtteranceNorm,
+    attend,
+    rotate,
+    rotation_table,
+)
+
+
+def test_utterance_norm_is_instance_norm_over_the_valid_frames():
+    torch.manual_seed(0)
+    layer = UtteranceNorm(5)
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    x, mask = 3 + 2 * torch.randn(2, 9, 5), torch.arange(9)[None] < torch.tensor([[9], [4]])
+    y = layer(x, mask)
+    for i, n in enumerate((9, 4)):
+        whole = F.instance_norm(x[i:i + 1, :n].transpose(1, 2), weight=layer.weight, bias=layer.bias, eps=layer.eps)
+        torch.testing.assert_close(y[i:i + 1, :n], whole.transpose(1, 2))
+    assert (y[1, 4:] == 0).all()
 
 
 @pytest.mark.parametrize("subsampling", [2, 4, 8])
@@ -74,7 +97,7 @@ def test_depthwise_convolution_is_conv1d():
     module = ConvModule(6, 5)
     x, mask = torch.randn(2, 9, 6), torch.ones(2, 9, dtype=torch.bool)
     gated = F.glu(module.gate(module.norm(x)), dim=-1)
-    expected = module.out(F.silu(module.inner_norm(module.depthwise(gated.transpose(1, 2)).transpose(1, 2))))
+    expected = module.out(F.silu(module.inner_norm(module.depthwise(gated.transpose(1, 2)).transpose(1, 2), mask)))
     torch.testing.assert_close(module(x, mask), expected)
 
 
