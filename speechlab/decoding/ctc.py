@@ -28,6 +28,7 @@ class Hypothesis:
 
     ``score`` is a natural log probability: of the best path (greedy), or of ``tokens`` summed over all their paths
     (beam); None when ``error`` says why there is no answer. Token i takes the frames ``starts[i]`` to ``ends[i] - 1``.
+    ``parts`` are the unweighted log probabilities that a score by several models is made of, by the models' names.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -35,6 +36,7 @@ class Hypothesis:
     starts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     error: str | None = None
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 def check_posteriors(log_probs: Tensor, lengths: Tensor) -> list[str | None]:
