@@ -1,4 +1,7 @@
-"""Rebuild a recipe's curves and params_table.csv: ``python -m speechlab.report egs/aishell_asr``."""
+"""Rebuild a recipe's pictures and tables: ``python -m speechlab.report egs/aishell_asr``.
+
+Draws exp/*/curves.png, writes params_table.csv (every setting), results_table.md and results_table.png (every result).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 
 from speechlab.errors import UserError, cli
 from speechlab.reporting.curves import draw
+from speechlab.reporting.summary import write_summary
 from speechlab.reporting.table import experiments, write_table
 
 
@@ -21,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     for folder in folders:
         print(draw(folder) or f"{folder}: no metrics.jsonl with anything to draw")
     print(f"{write_table(args.recipe)}: {len(folders)} experiments")
+    text = write_summary(args.recipe)
+    print(f"{args.recipe / 'results_table.md'}:\n\n{text}", end="")
     return 0
 
 

@@ -1,71 +1,101 @@
 """Score what stage 5 decoded: ``python -m speechlab.score EXP``.
 
-Reads EXP/decode/<method>/<test_set>/hyp.jsonl; writes ref.trn, hyp.trn (for sclite) and worst.txt beside each,
-EXP/results.txt, EXP/results.json, EXP/curves.png, and the recipe's params_table.csv.
+Reads EXP/decode/<method>/<test_set>/hyp.jsonl (and time.json, for the speed); writes ref.trn, hyp.trn (for sclite) and
+worst.txt beside each, EXP/results.txt, EXP/results.json, EXP/curves.png, and the recipe's params_table.csv.
+
+``python -m speechlab.score --compare EXP_A EXP_B`` tells whether B is better than A, or whether it is noise.
+``python -m speechlab.score EXP --sclite`` shows NIST sclite's counts beside ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from speechlab.data import pinyin
 from speechlab.errors import UserError, cli
 from speechlab.files import write_text
 from speechlab.reporting.curves import draw
-from speechlab.reporting.metrics import read_json, read_yaml
+from speechlab.reporting.metrics import corpus_of
 from speechlab.reporting.table import write_table
-from speechlab.scoring.results import Row, list_hash, write_results
+from speechlab.scoring import compare, sclite
+from speechlab.scoring.answers import folders, read_items, read_speed, share_pinyin
+from speechlab.scoring.results import RTF, Row, list_hash, write_results
+from speechlab.scoring.syllables import Syllables
 from speechlab.scoring.wer import METRIC, PROTOCOL, ErrorRate, Item, Unit, error_rate, mostly_hanzi, trn, worst
 
+_UNITS: dict[str, list[Unit]] = {"cer": ["char"], "wer": ["word"], "ser": ["syllable"]}
+# What auto means. The first unit is the one that the trn files are in.
+_HANZI: list[Unit] = ["char", "syllable"]
+_OTHERS: list[Unit] = ["word", "char"]
 
-def read_items(path: Path) -> list[Item]:
-    """The lines of a hyp.jsonl.
+
+def units_of(metric: str, references: Iterable[str]) -> list[Unit]:
+    """The units that ``--metric`` asks for; of ``auto``, those of the references' script.
 
     Raises:
-        UserError: for a broken line, a missing field, an id that comes twice, or an empty file.
+        UserError: for ``ser`` without pypinyin (``auto`` goes without it then, and says so).
     """
-    again = "decode again (./run.sh --stage 5)"
-    items: dict[str, Item] = {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-                item = Item(str(record["id"]), record["ref"] or "", record["hyp"] or "", record.get("error") or None)
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}, line {number} is not an answer ({error!r}): {again}") from None
-            if item.id in items:
-                raise UserError(f"{path}, line {number}: utterance {item.id} is there twice: {again}")
-            items[item.id] = item
-    if not items:
-        raise UserError(f"{path} is empty: {again}")
-    return [items[key] for key in sorted(items)]
+    readable = importlib.util.find_spec("pypinyin") is not None
+    if metric == "auto" and not mostly_hanzi(references):
+        return _OTHERS
+    if metric in ("auto", "ser") and not readable:
+        if metric == "ser":
+            raise UserError("SER needs pypinyin: pip install pypinyin")
+        print("warning: no SER (tonal syllables): it needs pypinyin", file=sys.stderr)
+        return ["char"]
+    return _HANZI if metric == "auto" else _UNITS[metric]
 
 
-def score_folder(folder: Path, units: list[Unit]) -> tuple[list[Row], list[str]]:
-    """Score decode/<method>/<test_set>/ and write its trn files and worst.txt; the first unit is the one they are in.
+def judge(unit: Unit, items: Sequence[Item]) -> tuple[Callable[[Item], tuple[list[str], list[str]]] | None, str]:
+    """How texts are split into ``unit`` (None: by their own characters or words), and the protocol's text."""
+    if unit != "syllable":
+        return None, PROTOCOL[unit]
+    syllables = Syllables(pinyin.syllables, f"pypinyin {importlib.metadata.version('pypinyin')}")
+    return syllables.split, syllables.protocol(items)
+
+
+def score_folder(folder: Path, items: list[Item], units: list[Unit]) -> tuple[list[Row], list[str]]:
+    """Score decode/<method>/<test_set>/ and write its trn files and worst.txt, which are in the first unit's words or
+    characters.
 
     Returns:
-        One row a unit, and a line with substitutions, deletions and insertions for each.
+        One row a unit and one of the speed where it is known, and a line of substitutions, deletions and insertions
+        for each unit.
     """
-    items = read_items(folder / "hyp.jsonl")
     test_set, method = folder.name, folder.parent.name
-    rates = [error_rate(items, unit) for unit in units]
-    scored = [item for item in items if item.error is None]
-    write_text(folder / "ref.trn", trn([(item.id, item.ref) for item in scored], units[0]))
-    write_text(folder / "hyp.trn", trn([(item.id, item.hyp) for item in scored], units[0]))
+    judged = [(*judge(unit, items), unit) for unit in units]
+    rates = [(error_rate(items, unit, split=split), protocol) for split, protocol, unit in judged]
+    _write_trn(folder, items, units[0])
     failed = [f"{item.id}: {item.error}\n" for item in items if item.error is not None]
-    parts = [worst(rates[0]) or "no errors\n", *(["Failed, not scored:\n" + "".join(failed)] if failed else [])]
+    parts = [worst(rates[0][0]) or "no errors\n", *(["Failed, not scored:\n" + "".join(failed)] if failed else [])]
     write_text(folder / "worst.txt", "\n".join(parts))
 
     digest = list_hash([(item.id, item.ref) for item in items])
     rows = [
         Row(test_set, method, METRIC[r.unit], _rounded(r.value), _rounded(r.ci_low), _rounded(r.ci_high), "%",
-            PROTOCOL[r.unit], r.n, r.n_failed, digest)
-        for r in rates
+            protocol, r.n, r.n_failed, digest)
+        for r, protocol in rates
     ]
-    return rows, [_note(test_set, method, rate) for rate in rates]
+    if speed := read_speed(folder):
+        threads = f", {speed.threads} thread{'s' * (speed.threads != 1)}" if speed.threads else ""
+        rows.append(Row(test_set, method, RTF, float(f"{speed.real_time_factor:.4g}"), None, None, "1",
+                        f"{speed.device}{threads}", len(items), 0, digest))
+    return rows, [_note(test_set, method, rate) for rate, _ in rates]
+
+
+def _write_trn(folder: Path, items: list[Item], unit: Unit) -> None:
+    """ref.trn and hyp.trn of what was answered; syllables are written as the characters they were read from."""
+    scored = [item for item in items if item.error is None]
+    unit = "char" if unit == "syllable" else unit
+    write_text(folder / "ref.trn", trn([(item.id, item.ref) for item in scored], unit))
+    write_text(folder / "hyp.trn", trn([(item.id, item.hyp) for item in scored], unit))
 
 
 def _note(test_set: str, method: str, rate: ErrorRate) -> str:
@@ -80,37 +110,49 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _corpus(exp: Path) -> str:
-    """The corpus's name as the experiment tells it, or ''."""
-    config = read_yaml(exp / "config.yaml")
-    env = read_json(exp / "env.json")
-    data = config.get("data")
-    told = [env.get(key) if isinstance(env, dict) else None for key in ("corpus", "data")]
-    told += [data.get(key) if isinstance(data, dict) else None for key in ("corpus", "folder")]
-    return next((Path(str(name)).name for name in told if name), "")
+def _answers(exp: Path) -> dict[tuple[str, str], list[Item]]:
+    """(test set, method) -> its items, with true readings shared between the methods of a test set."""
+    found = {key: read_items(folder / "hyp.jsonl") for key, folder in folders(exp).items()}
+    for test_set in {key[0] for key in found}:
+        keys = [key for key in found if key[0] == test_set]
+        found.update(zip(keys, share_pinyin([found[key] for key in keys])))
+    return found
 
 
 @cli
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m speechlab.score", description="Score what stage 5 decoded.")
-    parser.add_argument("exp", type=Path, help="the experiment's folder")
-    parser.add_argument("--metric", choices=["auto", "cer", "wer"], default="auto",
-                        help="auto: CER when the references are mostly hanzi, else WER and CER (default: auto)")
+    parser.add_argument("exp", type=Path, nargs="?", help="the experiment's folder")
+    parser.add_argument("--metric", choices=["auto", *_UNITS], default="auto",
+                        help="auto: CER and SER (tonal syllables) when the references are mostly hanzi, else WER and "
+                             "CER (default: auto)")
     parser.add_argument("--corpus", default="", help="the corpus's name, for the head of results.txt")
+    parser.add_argument("--sclite", action="store_true", help="show NIST sclite's counts beside ours, write no results")
+    parser.add_argument("--compare", type=Path, nargs=2, metavar=("EXP_A", "EXP_B"),
+                        help="compare two experiments by the paired bootstrap")
+    parser.add_argument("--method", default="", metavar="M|M_A,M_B",
+                        help="with --compare: this method only; or A's and B's own (default: each that both have)")
+    parser.add_argument("--test_set", default="", help="with --compare: this test set only (default: each)")
+    parser.add_argument("--json", action="store_true", help="with --compare: JSON for programs")
     args = parser.parse_args(argv)
+    if (args.exp is None) == (args.compare is None):
+        parser.error("one experiment, or --compare EXP_A EXP_B")
+    if args.compare is None and (args.method or args.test_set or args.json):
+        parser.error("--method, --test_set and --json belong to --compare")
+    if args.compare and args.sclite:
+        parser.error("--sclite takes one experiment")
+    if args.compare:
+        return _compare(*args.compare, args.metric, args.method, args.test_set, args.json)
+    return _sclite(args.exp, args.metric) if args.sclite else _score(args.exp, args.metric, args.corpus)
 
-    found = sorted(path.parent for path in args.exp.glob("decode/*/*/hyp.jsonl"))
-    if not found:
-        raise UserError(f"no {args.exp}/decode/<method>/<test_set>/hyp.jsonl : run stage 5 (./run.sh --stage 5)")
-    units: list[Unit] = ["char"] if args.metric == "cer" else ["word"]
-    if args.metric == "auto":
-        hanzi = mostly_hanzi(item.ref for folder in found for item in read_items(folder / "hyp.jsonl"))
-        units = ["char"] if hanzi else ["word", "char"]
 
+def _score(exp: Path, metric: str, corpus: str) -> int:
+    places, answers = folders(exp), _answers(exp)
+    units = units_of(metric, (item.ref for items in answers.values() for item in items))
     rows: list[Row] = []
     notes: list[str] = []
-    for folder in found:
-        folder_rows, folder_notes = score_folder(folder, units)
+    for key, folder in places.items():
+        folder_rows, folder_notes = score_folder(folder, answers[key], units)
         rows += folder_rows
         notes += folder_notes
     notes.sort()
@@ -118,11 +160,11 @@ def main(argv: list[str] | None = None) -> int:
         if len({row.list_hash for row in rows if row.test_set == test_set}) > 1:
             notes.append(f"warning: {test_set}: the methods were not decoded on one list (see column list); "
                          "their figures can't be compared")
-    header = {"experiment": args.exp.resolve().name}
-    if corpus := args.corpus or _corpus(args.exp):
+    header = {"experiment": exp.resolve().name}
+    if corpus := corpus or corpus_of(exp):
         header["corpus"] = corpus
-    print(write_results(args.exp, rows, header, notes), end="")
-    _report(args.exp.resolve())
+    print(write_results(exp, rows, header, notes), end="")
+    _report(exp.resolve())
     return 0
 
 
@@ -136,6 +178,62 @@ def _report(exp: Path) -> None:
         write_table(exp.parent.parent)
     else:
         print(f"{exp} is not in a recipe's exp/: params_table.csv is left as it is")
+
+
+def _sclite(exp: Path, metric: str) -> int:
+    """Our counts beside sclite's. The trn files are written anew, so that they are this decoding's."""
+    if sclite.program() is None:
+        raise UserError(sclite.INSTALL)
+    if metric == "ser":
+        raise UserError("--sclite counts words or characters: sclite knows no syllables", 2)
+    places, answers = folders(exp), _answers(exp)
+    unit = units_of(metric, (item.ref for items in answers.values() for item in items))[0]
+    rows: list[list[str]] = []
+    lines: list[str] = []
+    for key, folder in sorted(places.items()):
+        rate = error_rate(answers[key], unit)
+        if not rate.n:
+            lines.append(f"{folder.name} {folder.parent.name}: every utterance failed, there is nothing to count")
+            continue
+        _write_trn(folder, answers[key], unit)
+        found_rows, found_lines = sclite.beside(folder, rate)
+        rows += found_rows
+        lines += found_lines
+    print(sclite.render(rows, lines), end="")
+    return 0
+
+
+def _compare(a: Path, b: Path, metric: str, method: str, test_set: str, as_json: bool) -> int:
+    """Print whether B is better than A on each common (test set, method)."""
+    answers_a, answers_b = _answers(a), _answers(b)
+    first, _, second = method.partition(",")
+    pairs = [(left, right) for left in sorted(answers_a) for right in sorted(answers_b)
+             if left[0] == right[0] and test_set in ("", left[0])
+             and ((left[1], right[1]) == (first, second or first) if method else left == right)]
+    if not pairs:
+        there = "; ".join(f"{exp} has {', '.join(f'{m} on {t}' for t, m in sorted(answers))}"
+                          for exp, answers in ((a, answers_a), (b, answers_b)))
+        raise UserError(f"nothing to compare: no test set and method of both, as asked: {there}")
+    rows: list[compare.Comparison] = []
+    refused: list[str] = []
+    for left, right in pairs:
+        items_a, items_b = share_pinyin([answers_a[left], answers_b[right]])
+        if said := compare.differences(items_a, items_b):
+            refused.append(f"{left[0]} {left[1]}: not one list, not compared: {said}")
+            continue
+        for unit in units_of(metric, (item.ref for item in items_a)):
+            split, protocol = judge(unit, items_a)
+            rows.append(compare.compare(items_a, items_b, unit, left[0], (left[1], right[1]), protocol, split))
+    if not rows:
+        raise UserError(" | ".join(refused))
+    if as_json:
+        print(json.dumps({"A": str(a), "B": str(b), "rows": [asdict(row) for row in rows], "refused": refused},
+                         ensure_ascii=False, indent=1))
+    else:
+        header = {"A": str(a), "B": str(b), "how": "paired bootstrap over utterances, 10,000 draws (Bisani & Ney 2004)"}
+        print(compare.render(rows, header), end="")
+        print("".join(f"{line}\n" for line in refused), end="")
+    return 0
 
 
 if __name__ == "__main__":

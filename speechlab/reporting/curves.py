@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
-import warnings
 from pathlib import Path
 from typing import Any
 
-from speechlab.errors import UserError
 from speechlab.files import atomic
 from speechlab.reporting.metrics import read_metrics, series
+from speechlab.reporting.style import BLUE, GREEN, GREY, LIGHT, RUST, VIOLET, house_style
 
-_RAW, _TRAIN, _VALID, _GREY = "#b8cfe5", "#1f5fa8", "#c8501e", "#808080"
-_CHINESE_FONTS = ("Noto Sans CJK SC", "PingFang SC", "WenQuanYi Zen Hei", "Microsoft YaHei")
+_RAW, _TRAIN, _VALID, _GREY = LIGHT, BLUE, RUST, GREY
 # CTC first learns to answer blank everywhere: all characters are then deleted, and the error rate stands near 100 %.
 _ALL_BLANK = 97.0
 
@@ -42,21 +39,7 @@ def draw(exp: Path) -> Path | None:
     steps, epochs = read_metrics(exp / "metrics.jsonl")
     if not steps and not epochs:
         return None
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("curves.png needs matplotlib: pip install matplotlib") from None
-    matplotlib.use("Agg")
-    from matplotlib import font_manager, pyplot
-
-    # Hanzi in an experiment's name need a font that has them; where the machine has none, boxes are no reason to fail.
-    there = {font.name for font in font_manager.fontManager.ttflist}
-    chinese = [name for name in _CHINESE_FONTS if name in there]
-    style = {"font.family": ["DejaVu Sans", *chinese], "axes.grid": True, "grid.alpha": 0.3, "axes.titlesize": 11,
-             "axes.titleweight": "bold", "axes.spines.top": False, "axes.spines.right": False}
-    with pyplot.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    with house_style() as pyplot:
         figure, ((loss, rate), (lr, norm)) = pyplot.subplots(2, 2, figsize=(12, 7.5), sharex=True, layout="constrained")
         try:
             _loss(loss, steps, epochs)
@@ -102,7 +85,7 @@ def _rates(panel: Any, epochs: list[dict]) -> None:
     """Every ``valid_<metric>`` but the loss; the best epoch of each is named."""
     names = sorted({key for record in epochs for key in record if key.startswith("valid_") and key != "valid_loss"})
     error_rates = True
-    for name, colour in zip(names, (_VALID, _TRAIN, "#3a7d44", "#7d4a8c", _GREY)):
+    for name, colour in zip(names, (_VALID, _TRAIN, GREEN, VIOLET, _GREY)):
         x, y = series(epochs, name)
         if not y:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,43 @@ def series(records: list[dict[str, Any]], key: str) -> tuple[list[int], list[flo
     """Steps and values of ``key`` where it is there and finite."""
     pairs = [(int(r["step"]), float(r[key])) for r in records if number(r.get(key))]
     return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def read_results(exp: Path) -> list[dict[str, Any]]:
+    """The rows of results.json that name their test set, method and metric."""
+    rows = read_json(exp / "results.json")
+    named = {"test_set", "method", "metric"}
+    return [r for r in rows if isinstance(r, dict) and named <= r.keys()] if isinstance(rows, list) else []
+
+
+def read_env(exp: Path) -> dict[str, Any]:
+    """env.json's mapping, or {}."""
+    env = read_json(exp / "env.json")
+    return env if isinstance(env, dict) else {}
+
+
+def training_seconds(env: dict[str, Any], epochs: list[dict[str, Any]]) -> float | None:
+    """Wall-clock seconds of training: env.json's, else the last epoch's of those read from metrics.jsonl; or None."""
+    seconds = env.get("wall_seconds")
+    return float(seconds) if number(seconds) else max(series(epochs, "seconds")[1], default=None)
+
+
+def corpus_of(exp: Path) -> str:
+    """The corpus's name as env.json, config.yaml or the training's command (``--data data/mini``) tell it, or ''."""
+    env = read_env(exp)
+    data = read_yaml(exp / "config.yaml").get("data")
+    data = data if isinstance(data, dict) else {}
+    told = [env.get("corpus"), env.get("data"), data.get("corpus"), data.get("folder"), _option(env, "--data")]
+    return next((Path(str(name)).name for name in told if name), "")
+
+
+def _option(env: dict[str, Any], name: str) -> str:
+    """What followed an option in env.json's command, or ''."""
+    try:
+        words = shlex.split(str(env.get("command") or ""))
+    except ValueError:  # an open quote
+        return ""
+    return next((value for word, value in zip(words, words[1:]) if word == name), "")
 
 
 def number(value: Any) -> bool:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from speechlab.files import write_text
-from speechlab.reporting.metrics import number, read_json, read_metrics, read_yaml, series
+from speechlab.reporting.metrics import (
+    number,
+    read_env,
+    read_metrics,
+    read_results,
+    read_yaml,
+    series,
+    training_seconds,
+)
 
 # The columns that every recipe's table starts with; the figures of results.json stand after last_loss.
 CORE = ["experiment", "model", "optimiser", "learning_rate", "batch", "epochs", "first_loss", "last_loss"]
@@ -64,13 +72,10 @@ def write_table(recipe: Path) -> Path:
 def _row(path: Path, config: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     """An experiment's core columns and its figures."""
     steps, epochs = read_metrics(path / "metrics.jsonl")
-    env = read_json(path / "env.json")
-    env = env if isinstance(env, dict) else {}
+    env = read_env(path)
     losses, means = series(steps, "loss")[1], series(epochs, "train_loss")[1]
     norms = series(steps, "grad_norm")[1][-_GRAD_NORM_STEPS:]
-    seconds = env.get("wall_seconds")
-    if not number(seconds):
-        seconds = max(series(epochs, "seconds")[1], default=None)
+    seconds = training_seconds(env, epochs)
     row = {
         "experiment": path.name,
         "model": _text(config.get("model.class")),
@@ -86,13 +91,10 @@ def _row(path: Path, config: dict[str, Any]) -> tuple[dict[str, str], dict[str, 
         "device": _text(env.get("device")),
         "engine": _text(env.get("engine") or env.get("container")),
     }
-    figures = {}
-    results = read_json(path / "results.json")
-    for result in results if isinstance(results, list) else []:
-        if isinstance(result, dict) and {"test_set", "method", "metric"} <= result.keys():
-            name = "/".join(str(result[key]) for key in ("test_set", "method", "metric"))
-            figures[name] = _short(result.get("value"))
-    return row, figures
+    return row, {
+        "/".join(str(result[key]) for key in ("test_set", "method", "metric")): _short(result.get("value"))
+        for result in read_results(path)
+    }
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from speechlab.files import write_json, write_text
 from speechlab.scoring.layout import table
 
+RTF = "RTF"  # the metric of a speed: seconds of computing a second of audio
+
 
 @dataclass(frozen=True)
 class Row:
@@ -41,10 +43,15 @@ def list_hash(items: Iterable[tuple[str, str]]) -> str:
 
 
 def render(rows: Sequence[Row], header: Mapping[str, str], notes: Sequence[str] = ()) -> str:
-    """The text of results.txt: ``# key: value`` lines, one table sorted by test set, metric and method, then ``notes``.
+    """The text of results.txt: ``# key: value`` lines, a table of results sorted by test set, metric and method, then
+    ``notes``, then a table of speeds (rows with metric :data:`RTF`).
 
-    It holds no date and no time, so that two runs with the same figures give the same file.
+    It holds no date and no hour, so that two runs with the same figures give the same file. Speeds are measured anew
+    with each decoding, and no two are alike: they have two significant digits and stand last, so that ``diff`` of two
+    runs that answered alike shows these lines at most, and scoring again changes nothing.
     """
+    speeds = [row for row in rows if row.metric == RTF]
+    rows = [row for row in rows if row.metric != RTF]
     head = ["test_set", "method", "metric", "value", "95 % interval", "unit", "n", "failed", "list", "protocol"]
     right = [False, False, False, True, True, False, True, True, False, False]
     body = [
@@ -53,7 +60,13 @@ def render(rows: Sequence[Row], header: Mapping[str, str], notes: Sequence[str] 
         for r in _ordered(rows)
     ]
     lines = [f"# {key}: {value}" for key, value in header.items()]
-    lines += [*([""] if lines else []), *table(head, body, right), *([""] if notes else []), *notes]
+    if rows or not speeds:
+        lines += [*([""] if lines else []), *table(head, body, right)]
+    lines += [*([""] if notes else []), *notes]
+    if speeds:
+        measured = [[r.test_set, r.method, _speed(r.value), r.protocol] for r in _ordered(speeds)]
+        head = ["test_set", "method", "real-time factor", "measured on"]
+        lines += [*([""] if lines else []), *table(head, measured, [False, False, True, False])]
     return "\n".join(lines) + "\n"
 
 
@@ -74,6 +87,11 @@ def _figure(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.4f}"
+
+
+def _speed(value: float | None) -> str:
+    """Two significant digits."""
+    return "-" if value is None else f"{float(f'{value:.2g}'):g}"
 
 
 def _interval(row: Row) -> str:

@@ -6,7 +6,7 @@ same that sclite gives on the trn files (one character a word).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +15,8 @@ import jiwer
 from speechlab.scoring.bootstrap import interval
 from speechlab.scoring.layout import pad, width
 
-Unit = Literal["char", "word"]
-METRIC = {"char": "CER", "word": "WER"}
+Unit = Literal["char", "word", "syllable"]
+METRIC = {"char": "CER", "word": "WER", "syllable": "SER"}
 PROTOCOL = {"char": "CER jiwer, no spaces", "word": "WER jiwer"}
 
 # What sclite's trn format reads as markup; both sides are changed alike, so no count moves.
@@ -25,12 +25,16 @@ _TRN_MARKUP = str.maketrans("(){};@", "（）｛｝；＠")
 
 @dataclass(frozen=True)
 class Item:
-    """One utterance of a test list: ``hyp`` is judged against ``ref`` unless ``error`` says why there is no answer."""
+    """One utterance of a test list: ``hyp`` is judged against ``ref`` unless ``error`` says why there is no answer.
+
+    ``pinyin``: the reference's true readings, numbered syllables with spaces between; '' where they are not known.
+    """
 
     id: str
     ref: str
     hyp: str = ""
     error: str | None = None
+    pinyin: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,15 @@ class ErrorRate:
 
 def units(text: str, unit: Unit) -> list[str]:
     """``text`` as what is compared: its characters without spaces, or its words."""
+    if unit == "syllable":
+        raise ValueError("a text alone has no syllables: a reader is needed (speechlab/scoring/syllables.py)")
     return text.split() if unit == "word" else list("".join(text.split()))
+
+
+def is_hanzi(character: str) -> bool:
+    """True for a Chinese character (CJK ideographs of any Unicode block; 〇 is one)."""
+    return ("㐀" <= character <= "鿿" or "豈" <= character <= "﫿" or "\U00020000" <= character <= "\U000323af"
+            or character == "〇")
 
 
 def mostly_hanzi(texts: Iterable[str]) -> bool:
@@ -87,11 +99,17 @@ def mostly_hanzi(texts: Iterable[str]) -> bool:
     for text in texts:
         characters = units(text, "char")
         total += len(characters)
-        hanzi += sum("㐀" <= c <= "鿿" or "豈" <= c <= "﫿" or "\U00020000" <= c <= "\U000323af" for c in characters)
+        hanzi += sum(map(is_hanzi, characters))
     return hanzi * 2 > total
 
 
-def error_rate(items: Sequence[Item], unit: Unit, resamples: int = 2000, seed: int = 0) -> ErrorRate:
+def error_rate(
+    items: Sequence[Item],
+    unit: Unit,
+    resamples: int = 2000,
+    seed: int = 0,
+    split: Callable[[Item], tuple[list[str], list[str]]] | None = None,
+) -> ErrorRate:
     """Score a test list.
 
     An empty hypothesis is all deletions; an empty reference adds its insertions and no length. Items with ``error`` are
@@ -99,17 +117,19 @@ def error_rate(items: Sequence[Item], unit: Unit, resamples: int = 2000, seed: i
 
     Args:
         items: the list.
-        unit: ``char`` for CER, ``word`` for WER.
+        unit: ``char`` for CER, ``word`` for WER, ``syllable`` for SER.
         resamples: bootstrap draws.
         seed: of the bootstrap.
+        split: an item's units, reference and hypothesis, where they are more than the text's own (syllables); a unit
+            has no space in it.
     """
+    split = split or (lambda item: (units(item.ref, unit), units(item.hyp, unit)))
     scored = [item for item in items if item.error is None]
     utterances: list[Aligned] = []
     if scored:
         # Characters go in as words: jiwer's process_characters would count the spaces between words as characters too.
-        out = jiwer.process_words(
-            [" ".join(units(item.ref, unit)) for item in scored], [" ".join(units(item.hyp, unit)) for item in scored]
-        )
+        refs, hyps = zip(*map(split, scored))
+        out = jiwer.process_words([" ".join(ref) for ref in refs], [" ".join(hyp) for hyp in hyps])
         utterances = [_aligned(*parts) for parts in zip(scored, out.references, out.hypotheses, out.alignments)]
     counts = [utterance.counts for utterance in utterances]
     total = Counts(*(sum(getattr(c, name) for c in counts) for name in Counts.__dataclass_fields__))
@@ -163,8 +183,11 @@ def trn(items: Iterable[tuple[str, str]], unit: Unit) -> str:
     Brackets, braces and the like are written full-width, as sclite would read them as markup; spaces in an id become
     underscores. Give sclite ``-s`` (it folds case otherwise) and ``-e utf-8``.
     """
-    lines = []
-    for name, text in items:
-        name = "_".join(name.split()).translate(_TRN_MARKUP)
-        lines.append(" ".join([*units(text.translate(_TRN_MARKUP), unit), f"({name})"]) + "\n")
-    return "".join(lines)
+    return "".join(
+        " ".join([*units(text.translate(_TRN_MARKUP), unit), f"({trn_id(name)})"]) + "\n" for name, text in items
+    )
+
+
+def trn_id(name: str) -> str:
+    """An utterance's id as :func:`trn` writes it."""
+    return "_".join(name.split()).translate(_TRN_MARKUP)

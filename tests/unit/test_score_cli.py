@@ -1,5 +1,6 @@
 """python -m speechlab.score on folders such as stage 5 leaves, and on bad ones."""
 
+import importlib.util
 import json
 
 import pytest
@@ -29,12 +30,15 @@ def exp(tmp_path):
     return exp
 
 
-def test_hanzi_get_one_cer_row_a_method(exp, capsys):
+def test_hanzi_get_a_cer_and_a_ser_row_a_method(exp, capsys):
     assert main([str(exp)]) == 0
     shown = capsys.readouterr().out
     text = (exp / "results.txt").read_text(encoding="utf-8")
     assert text in shown and text.startswith("# experiment: 迷你\n# corpus: mini\n") and "warning" not in text
-    greedy, oracle = json.loads((exp / "results.json").read_text())
+    greedy, oracle, *syllables = json.loads((exp / "results.json").read_text())
+    assert [(r["method"], r["metric"], r["value"], r["n"], r["n_failed"]) for r in syllables] == [
+        ("ctc_greedy", "SER", pytest.approx(100 / 6, abs=1e-4), 2, 1), ("oracle", "SER", 0.0, 3, 0)]  # shi1, shi4
+    assert syllables[0]["protocol"].startswith("SER jiwer, tonal, pypinyin ") and syllables[0]["ci_high"] > 0
     assert (greedy["method"], greedy["metric"], greedy["n"], greedy["n_failed"]) == ("ctc_greedy", "CER", 2, 1)
     assert greedy["value"] == pytest.approx(100 / 6, abs=1e-4)
     assert greedy["ci_low"] <= greedy["value"] <= greedy["ci_high"]
@@ -78,8 +82,48 @@ def test_methods_on_different_lists_are_told_apart(tmp_path):
 def test_all_failed_is_no_figure_rather_than_a_zero(tmp_path):
     hyps(tmp_path, "ctc_greedy", "test", [("u1", "老师", "", "no audio")])
     assert main([str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [row["metric"] for row in rows] == ["CER", "SER"]
+    for row in rows:
+        assert (row["value"], row["ci_low"], row["n"], row["n_failed"]) == (None, None, 0, 1)
+
+
+def test_metric_ser_alone_and_without_pypinyin(tmp_path, capsys, monkeypatch):
+    hyps(tmp_path, "ctc_greedy", "test", [("u1", "他说", "她说", None)])
+    assert main([str(tmp_path), "--metric", "ser"]) == 0
     (row,) = json.loads((tmp_path / "results.json").read_text())
-    assert (row["value"], row["ci_low"], row["n"], row["n_failed"]) == (None, None, 0, 1)
+    assert (row["metric"], row["value"]) == ("SER", 0.0)
+    assert (tmp_path / "decode/ctc_greedy/test/ref.trn").read_text(encoding="utf-8") == "他 说 (u1)\n"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    capsys.readouterr()
+    assert main([str(tmp_path)]) == 0 and "it needs pypinyin" in capsys.readouterr().err
+    assert [r["metric"] for r in json.loads((tmp_path / "results.json").read_text())] == ["CER"]
+    assert main([str(tmp_path), "--metric", "ser"]) == 1 and "pip install pypinyin" in capsys.readouterr().err
+
+
+def test_true_readings_serve_every_method_of_a_test_set(tmp_path):
+    """了 is liao3 here; the answer that has it right is right though pypinyin reads le5, and so is the oracle's."""
+    path = hyps(tmp_path, "ctc_greedy", "test", [("u1", "了", "了", None)])
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pinyin": "liao3"}))
+    hyps(tmp_path, "oracle", "test", [("u1", "了", "料", None)])
+    assert main([str(tmp_path)]) == 0
+    greedy, oracle = (r for r in json.loads((tmp_path / "results.json").read_text()) if r["metric"] == "SER")
+    assert (greedy["value"], oracle["value"]) == (0.0, 100.0)
+    assert greedy["protocol"] == oracle["protocol"] and "ref true readings, else pypinyin" in greedy["protocol"]
+
+
+def test_speed_is_a_row_and_a_table(tmp_path):
+    folder = hyps(tmp_path, "ctc_greedy", "test", [("u1", "HELLO", "HELLO", None)]).parent
+    (folder / "time.json").write_text(json.dumps({
+        "audio_seconds": 51.08, "network_seconds": 0.045, "search_seconds": 0.058, "real_time_factor": 0.00201743,
+        "device": "cpu", "threads": 1}))
+    for method, content in (("broken", "{"), ("empty", '{"real_time_factor": null}'), ("list", "[1]")):
+        (hyps(tmp_path, method, "test", [("u1", "HELLO", "HELLO", None)]).parent / "time.json").write_text(content)
+    assert main([str(tmp_path)]) == 0
+    (row,) = (r for r in json.loads((tmp_path / "results.json").read_text()) if r["metric"] == "RTF")
+    assert (row["method"], row["value"], row["unit"], row["protocol"], row["n"], row["ci_low"]) == (
+        "ctc_greedy", 0.002017, "1", "cpu, 1 thread", 1, None)
+    assert (tmp_path / "results.txt").read_text().endswith("test      ctc_greedy             0.002  cpu, 1 thread\n")
 
 
 @pytest.mark.parametrize(("content", "says"), [
@@ -101,3 +145,11 @@ def test_a_broken_hyp_file_is_one_line_and_keeps_the_old_results(tmp_path, capsy
 def test_nothing_decoded(tmp_path, capsys):
     assert main([str(tmp_path / "exp")]) == 1
     assert "run stage 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["a", "--compare", "a", "b"], ["a", "--json"], ["a", "--method", "m"],
+                                     ["--compare", "a", "b", "--sclite"]])
+def test_options_that_do_not_go_together(options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(options)
+    assert stopped.value.code == 2 and "error:" in capsys.readouterr().err

@@ -1,0 +1,117 @@
+"""Is B better than A, or is it noise? Two systems on the same utterances, by the paired bootstrap.
+
+Bisani & Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation", section 4: the
+utterances are drawn with replacement, the same ones for both systems, and the difference of the error rates is looked
+at in each draw. It assumes that utterances err independently; a test set of few speakers varies more than it tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from speechlab.scoring.bootstrap import paired
+from speechlab.scoring.layout import table
+from speechlab.scoring.results import list_hash
+from speechlab.scoring.wer import METRIC, Item, Unit, error_rate
+
+NOISE = "difference within noise"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """System B against system A on one test list; rates, difference and interval in percent, B - A: negative is better.
+
+    ``p_improvement``: probability of improvement, the share of draws in which B errs less (equal ones counted half).
+    ``n`` utterances were compared; ``n_failed`` were not, as one of the systems has no answer to them.
+    """
+
+    test_set: str
+    method_a: str
+    method_b: str
+    metric: str
+    a: float | None
+    b: float | None
+    difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p_improvement: float | None
+    verdict: str
+    protocol: str
+    n: int
+    n_failed: int
+    list_hash: str
+
+
+def compare(
+    a: Sequence[Item],
+    b: Sequence[Item],
+    unit: Unit,
+    test_set: str = "",
+    methods: tuple[str, str] = ("", ""),
+    protocol: str = "",
+    split: Callable[[Item], tuple[list[str], list[str]]] | None = None,
+    resamples: int = 10000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two systems' answers to one list; ``split`` as in :func:`speechlab.scoring.wer.error_rate`.
+
+    Raises:
+        ValueError: when the lists are not the same (:func:`differences` says how).
+    """
+    if said := differences(a, b):
+        raise ValueError(said)
+    failed = {item.id for item in (*a, *b) if item.error is not None}
+    rates = [error_rate(sorted((item for item in items if item.id not in failed), key=lambda item: item.id),
+                        unit, resamples=0, split=split) for items in (a, b)]
+    errors = [[utterance.counts.errors for utterance in rate.utterances] for rate in rates]
+    lengths = [utterance.counts.length for utterance in rates[0].utterances]
+    low, high, better = paired(*errors, lengths, resamples, seed=seed)
+    first, second = rates[0].value, rates[1].value
+    difference = None if first is None or second is None else second - first
+    interval = (None, None) if low is None or high is None else (100 * low, 100 * high)
+    return Comparison(test_set, *methods, METRIC[unit], first, second, difference, *interval, better,
+                      verdict(first, second, *interval), protocol, rates[0].n, len(failed),
+                      list_hash((item.id, item.ref) for item in a))
+
+
+def verdict(a: float | None, b: float | None, low: float | None, high: float | None) -> str:
+    """In words: which system is better and by how much, or that the interval of B - A holds zero."""
+    if a is None or b is None or low is None or high is None:
+        return "too few utterances to tell"
+    if low <= 0 <= high:
+        return NOISE
+    name, worse = ("B", a) if b < a else ("A", b)
+    return f"{name} is better by {abs(b - a):.2f} points ({100 * abs(b - a) / worse:.1f} % fewer errors)"
+
+
+def differences(a: Sequence[Item], b: Sequence[Item], shown: int = 5) -> str:
+    """What keeps two lists from being compared, naming ids; '' when ids and references are the same."""
+    left, right = ({item.id: item.ref for item in items} for items in (a, b))
+    kinds = {
+        "only in A": [name for name in left if name not in right],
+        "only in B": [name for name in right if name not in left],
+        "with another reference": [name for name in left if right.get(name, left[name]) != left[name]],
+    }
+    return "; ".join(f"{kind}: {', '.join(sorted(names)[:shown])}"
+                     + (f" and {len(names) - shown} more" if len(names) > shown else "")
+                     for kind, names in kinds.items() if names)
+
+
+def render(rows: Sequence[Comparison], header: Mapping[str, str]) -> str:
+    """A table for people."""
+    head = ["test_set", "method", "metric", "A", "B", "B - A", "95 % interval", "P(B better)", "n", "failed", "verdict"]
+    body = [
+        [r.test_set, r.method_a if r.method_a == r.method_b else f"{r.method_a} : {r.method_b}", r.metric,
+         _figure(r.a), _figure(r.b), _figure(r.difference, "+"),
+         "-" if r.ci_low is None else f"{_figure(r.ci_low, '+')} .. {_figure(r.ci_high, '+')}",
+         "-" if r.p_improvement is None else f"{r.p_improvement:.3f}", str(r.n), str(r.n_failed), r.verdict]
+        for r in rows
+    ]
+    lines = [f"# {key}: {value}" for key, value in header.items()]
+    right = [False] * 3 + [True] * 7 + [False]
+    return "\n".join([*lines, "", *table(head, body, right)]) + "\n"
+
+
+def _figure(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.2f}"
