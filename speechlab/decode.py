@@ -1,4 +1,7 @@
-"""Decode an experiment's test sets: ``python -m speechlab.decode EXP --data DIR --methods "ctc_greedy ctc_beam"``."""
+"""Decode an experiment's test sets: ``python -m speechlab.decode EXP --data DIR --methods "ctc_greedy joint"``.
+
+Weights of a language model that the config leaves open are tuned on the validation set first, never on a test set.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,39 @@ import argparse
 import json
 import os
 import time
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from speechlab.config import override
+from speechlab.decoding import arpa
+from speechlab.decoding.ctc import Hypothesis
 from speechlab.errors import UserError, cli
 from speechlab.files import write_json, write_text
 from speechlab.progress import progress
-from speechlab.tasks.asr import METHODS, Recogniser
+from speechlab.tasks.recogniser import METHODS, Recogniser
+from speechlab.tasks.search import Search
 from speechlab.training import checkpoint, distributed
 
 
 @cli
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m speechlab.decode", description=__doc__)
+    about = "\n".join(f"  {name:12s} {method.about}" for name, method in METHODS.items())
+    parser = argparse.ArgumentParser(prog="python -m speechlab.decode", description=f"{__doc__}\nmethods:\n{about}",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exp", type=Path, help="the experiment's folder")
     parser.add_argument("--data", required=True, type=Path, help="the folder of manifests and features")
-    parser.add_argument("--methods", default="ctc_greedy", help=f"any of: {' '.join(METHODS)}")
+    parser.add_argument("--methods", default="all", help="names from below, or all that the model can do (default: all)")
+    parser.add_argument("--lm", type=Path, help="the folder of an n-gram language model (lm.arpa)")
+    parser.add_argument("--neural_lm", type=Path, help="the experiment's folder of a language model as a network")
     parser.add_argument("--checkpoint", type=Path, help="default: EXP/checkpoints/final.pt")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="an override of the config's section decode (others were training's and are passed over)")
     parser.add_argument("--sets", default="", help="test sets (default: every test*.jsonl.gz of --data)")
     parser.add_argument("--ngpu", type=int, default=int(os.environ.get("SPEECHLAB_NGPU", 0)), help="0 or 1")
     args = parser.parse_args(argv)
-    methods = args.methods.split()
-    for method in methods:
-        if method not in METHODS:
-            raise UserError(f"no search method '{method}': there are {', '.join(METHODS)}", 2)
     sets = args.sets.split() or sorted(p.name.removesuffix(".jsonl.gz") for p in args.data.glob("test*.jsonl.gz"))
     if not sets:
         raise UserError(f"no test*.jsonl.gz in {args.data}: run the manifest stage (./run.sh --stage 1)")
@@ -41,38 +49,73 @@ def main(argv: list[str] | None = None) -> int:
     state = checkpoint.load(args.checkpoint or args.exp / "checkpoints" / "final.pt")
     state["config"] = override(state["config"], [text for text in args.set if text.startswith("decode.")])
     recogniser = Recogniser(state, device)
+    if args.lm:
+        recogniser.lm = arpa.load(args.lm, recogniser.tokenizer.units)
+    if args.neural_lm:
+        recogniser.load_neural_lm(args.neural_lm)
+    methods = chosen(recogniser, args.methods)
+    search = Search(recogniser, args.data)
+    weights = {method: search.weights(method) for method in methods}
     for name in sets:
-        cuts, batches = recogniser.batches(args.data, name)
-        by_id = {cut.id: cut for cut in cuts}
-        started, seconds = time.perf_counter(), dict.fromkeys(methods, 0.0)
-        lines: dict[str, list[str]] = {method: [] for method in methods}
-        network = 0.0
-        for batch in progress(batches, f"{name}"):
-            began = time.perf_counter()
-            log_probs, lengths = recogniser.posteriors(batch)
-            network += time.perf_counter() - began
-            for method in methods:
-                began = time.perf_counter()
-                found = recogniser.search(log_probs, lengths, method)
-                seconds[method] += time.perf_counter() - began
-                for cut_id, hyp in zip(batch["ids"], found, strict=True):
-                    cut = by_id[cut_id]
-                    supervision = cut.supervisions[0]
-                    lines[method].append(json.dumps({
-                        "id": cut_id, "ref": supervision.text, "hyp": recogniser.tokenizer.decode(hyp.tokens),
-                        "seconds": round(cut.duration, 3), "speaker": supervision.speaker, "score": hyp.score,
-                        "error": hyp.error}, ensure_ascii=False))
-        audio = sum(cut.duration for cut in cuts)
-        for method in methods:
-            folder = args.exp / "decode" / method / name
-            write_text(folder / "hyp.jsonl", "\n".join(sorted(lines[method])) + "\n")
-            taken = network + seconds[method]
-            write_json(folder / "time.json", {"audio_seconds": audio, "network_seconds": network,
-                                              "search_seconds": seconds[method], "real_time_factor": taken / audio,
-                                              "device": str(device), "threads": torch.get_num_threads()})
-            print(f"{name} {method}: {len(cuts)} utterances, {audio:.0f} s, real-time factor {taken / audio:.4f}")
-        print(f"{name}: {time.perf_counter() - started:.1f} s in all")
+        decode(recogniser, search, args.data, name, weights, args.exp)
+    write_json(args.exp / "decode" / "methods.json", weights)
     return 0
+
+
+def chosen(recogniser: Recogniser, names: str) -> list[str]:
+    """The methods that a user asked for; ``all`` passes over what the model can't do, a name that can't is an error."""
+    if names == "all":
+        for method in METHODS:
+            if why := recogniser.lacks(method):
+                print(f"method {method} passed over: {why}")
+        return recogniser.methods()
+    for method in names.split():
+        if why := recogniser.lacks(method):
+            raise UserError(f"method {method}: {why}", 2)
+    if not names.split():
+        raise UserError("--methods names none", 2)
+    return list(dict.fromkeys(names.split()))
+
+
+def decode(recogniser: Recogniser, search: Search, data: Path, name: str, weights: dict[str, dict[str, Any]],
+           exp: Path) -> None:
+    """Write ``exp/decode/<method>/<name>/{hyp.jsonl, time.json}`` for each method in ``weights``."""
+    cuts, batches = recogniser.batches(data, name)
+    by_id = {cut.id: cut for cut in cuts}
+    seconds, network = defaultdict(float), 0.0
+    lines: dict[str, list[str]] = {method: [] for method in weights}
+    for batch in progress(batches, name):
+        began = time.perf_counter()
+        found = recogniser.encode(batch)
+        network += time.perf_counter() - began
+        for method, its in weights.items():
+            began = time.perf_counter()
+            nbest = search(found, method, its)
+            seconds[method] += time.perf_counter() - began
+            lines[method] += [line(by_id[cut_id], hyps, recogniser) for cut_id, hyps in zip(batch["ids"], nbest)]
+    audio = sum(cut.duration for cut in cuts)
+    for method in weights:
+        folder = exp / "decode" / method / name
+        write_text(folder / "hyp.jsonl", "\n".join(sorted(lines[method])) + "\n")
+        factor = (network + seconds[method]) / audio
+        write_json(folder / "time.json", {
+            "audio_seconds": audio, "network_seconds": network, "search_seconds": seconds[method],
+            "real_time_factor": factor, "device": str(recogniser.device), "threads": torch.get_num_threads()})
+        print(f"{name} {method}: {len(cuts)} utterances, {audio:.0f} s, real-time factor {factor:.4f}", flush=True)
+
+
+def line(cut: Any, nbest: list[Hypothesis], recogniser: Recogniser) -> str:
+    """One answer for hyp.jsonl, its n-best with it."""
+    supervision, best = cut.supervisions[0], nbest[0]
+    record = {"id": cut.id, "ref": supervision.text, "hyp": recogniser.tokenizer.decode(best.tokens),
+              "seconds": round(cut.duration, 3), "speaker": supervision.speaker, "score": best.score,
+              "error": best.error}
+    if reading := (supervision.custom or {}).get("pinyin"):
+        record["pinyin"] = reading
+    if len(nbest) > 1:
+        record["nbest"] = [{"hyp": recogniser.tokenizer.decode(h.tokens), "score": h.score, "parts": h.parts}
+                           for h in nbest]
+    return json.dumps(record, ensure_ascii=False)
 
 
 if __name__ == "__main__":

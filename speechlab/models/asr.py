@@ -1,13 +1,19 @@
-"""Speech recognition networks: an encoder with a CTC head, and one half-way up if wanted."""
+"""Speech recognition networks: an encoder with a CTC head, an attention decoder, or both."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from speechlab.models.conformer import Conformer
+from speechlab.models.decoder import Decoder
+from speechlab.models.layers import padding_mask
+from speechlab.models.transformer import Transformer
 
-__all__ = ["CTCModel", "Conformer"]
+__all__ = ["AsrModel", "Conformer", "Transformer"]
 
 
 class FactoredHead(nn.Module):
@@ -31,40 +37,67 @@ class FactoredHead(nn.Module):
         return nn.functional.linear(x, self.own.weight + self.parts @ self.shared, self.own.bias)
 
 
-class CTCModel(nn.Module):
-    """An encoder and one linear layer over its output: log-posteriors of the tokens, index 0 the blank.
+@dataclasses.dataclass
+class Encoded:
+    """What was heard of a batch.
+
+    memory (B, T', d) and lengths (B,): the encoder's output. log_probs (B, T', vocab): CTC's log-posteriors in float32,
+    None without that head. low, low_lengths: the same of the auxiliary head, None without one.
+    """
+
+    memory: Tensor
+    lengths: Tensor
+    log_probs: Tensor | None
+    low: Tensor | None = None
+    low_lengths: Tensor | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T') True where there is an utterance."""
+        return padding_mask(self.lengths, self.memory.shape[1])
+
+
+class AsrModel(nn.Module):
+    """An encoder with a CTC head, an attention decoder, or both. Index 0 is CTC's blank and the decoder's boundary.
 
     Args:
         encoder: ``(x, lengths) -> (y, lengths)`` with an attribute ``output_size``.
         vocab_size: tokens with the blank.
+        ctc: whether it has a CTC head.
+        decoder: the arguments of a :class:`Decoder` but vocabulary, width and head; None for no decoder.
         auxiliary_size, auxiliary_layer: a second CTC head of so many units over the output of block ``auxiliary_layer``
             (from 1), for an encoder whose ``forward`` takes ``between``. What it hears is told to the blocks above.
-        parts: for a :class:`FactoredHead` instead of a plain one.
-    Source: connectionist temporal classification, Graves et al. 2006; intermediate heads, Lee and Watanabe 2021
-    (arXiv 2102.03216); conditioning on them, Nozaki and Komatsu 2021 (arXiv 2104.02724).
+        parts: for :class:`FactoredHead` instead of plain output layers.
+    Source: connectionist temporal classification, Graves et al. 2006; joint training with attention, Kim, Hori and
+    Watanabe 2017 (arXiv 1609.06773); intermediate heads, Lee and Watanabe 2021 (arXiv 2102.03216); conditioning on
+    them, Nozaki and Komatsu 2021 (arXiv 2104.02724).
     """
 
-    def __init__(self, encoder: nn.Module, vocab_size: int, auxiliary_size: int = 0, auxiliary_layer: int = 0,
-                 parts: Tensor | None = None):
+    def __init__(self, encoder: nn.Module, vocab_size: int, *, ctc: bool = True, decoder: dict[str, Any] | None = None,
+                 auxiliary_size: int = 0, auxiliary_layer: int = 0, parts: Tensor | None = None):
         super().__init__()
         d = encoder.output_size
         self.encoder = encoder
-        self.head = nn.Linear(d, vocab_size) if parts is None else FactoredHead(d, parts)
+
+        def output() -> nn.Module:
+            return nn.Linear(d, vocab_size) if parts is None else FactoredHead(d, parts)
+
+        self.head = output() if ctc else None
         self.auxiliary_layer = auxiliary_layer if auxiliary_size else 0
         if auxiliary_size:
             self.auxiliary_head = nn.Linear(d, auxiliary_size)
             self.condition = nn.Linear(auxiliary_size, d)
+        self.decoder = None if decoder is None else Decoder(vocab_size, d, **decoder, head=output())
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, bins), (B,) -> log-posteriors (B, T', vocab) in float32, lengths (B,)."""
-        log_probs, lengths, _, _ = self.forward_both(x, lengths)
-        return log_probs, lengths
+        """(B, T, bins), (B,) -> CTC's log-posteriors (B, T', vocab) in float32, lengths (B,)."""
+        found = self.encode(x, lengths)
+        if found.log_probs is None:
+            raise ValueError("this model was built without a CTC head")
+        return found.log_probs, found.lengths
 
-    def forward_both(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """As :meth:`forward`, and the same two of the auxiliary head (None without one)."""
-        if not self.auxiliary_layer:
-            y, lengths = self.encoder(x, lengths)
-            return log_posteriors(self.head(y)), lengths, None, None
+    def encode(self, x: Tensor, lengths: Tensor) -> Encoded:
+        """(B, T, bins), (B,) -> what was heard."""
         heard: list[Tensor] = []
 
         def between(number: int, x: Tensor, lengths: Tensor) -> Tensor:
@@ -73,8 +106,9 @@ class CTCModel(nn.Module):
             heard.extend((log_posteriors(self.auxiliary_head(x)), lengths))
             return x + self.condition(heard[0].exp().to(x.dtype))
 
-        y, lengths = self.encoder(x, lengths, between=between)
-        return log_posteriors(self.head(y)), lengths, heard[0], heard[1]
+        more = {"between": between} if self.auxiliary_layer else {}
+        y, lengths = self.encoder(x, lengths, **more)
+        return Encoded(y, lengths, None if self.head is None else log_posteriors(self.head(y)), *heard)
 
 
 def log_posteriors(logits: Tensor) -> Tensor:

@@ -21,89 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.models.layers import (
+    Attention,
+    FeedForward,
+    SharedDropout,
+    Subsampling,
+    UtteranceNorm,
+    padding_mask,
+    rotation_table,
+)
+
 Between = Callable[[int, Tensor, Tensor], Tensor]
-
-
-def padding_mask(lengths: Tensor, size: int) -> Tensor:
-    """(B,) lengths -> (B, size) bool, True where there is data."""
-    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
-
-
-class SharedDropout(nn.Module):
-    """Dropout of whole channels of an utterance, (B, T, C): one Bernoulli draw a (B, C), shared over time."""
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
-            return x
-        keep = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.p
-        return x * (keep.to(x.dtype) / (1.0 - self.p))
-
-
-class UtteranceNorm(nn.Module):
-    """(B, T, C) with a (B, T) mask: each channel to zero mean and unit variance over an utterance's valid frames.
-
-    Instance normalisation (Ulyanov et al. 2016, arXiv 1607.08022) over time, blind to padding; frames beyond the end
-    become zero. Statistics are taken in float32.
-    """
-
-    def __init__(self, d: int, eps: float = 1e-3):
-        super().__init__()
-        self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.ones(d)), nn.Parameter(torch.zeros(d))
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        valid = mask[:, :, None].float()
-        count = mask.sum(1).clamp(min=1)[:, None, None]
-        x = x.float()
-        x = (x - (x * valid).sum(1, keepdim=True) / count) * valid
-        variance = (x * x).sum(1, keepdim=True) / count
-        return torch.addcmul(self.bias, x, self.weight * torch.rsqrt(variance + self.eps)) * valid
-
-
-class Subsampling(nn.Module):
-    """(B, T, bins) -> (B, ceil(T / factor), d): strided convolutions, each halving the time axis.
-
-    Args:
-        bins: feature bins of the input.
-        d: output width.
-        factor: 2, 4 or 8.
-        channels: channels of the first, two-dimensional layer; it halves both time and frequency. 0 leaves it out.
-    """
-
-    def __init__(self, bins: int, d: int, factor: int = 4, channels: int = 8):
-        super().__init__()
-        if factor not in (2, 4, 8):
-            raise ValueError(f"subsampling factor must be 2, 4 or 8, not {factor}")
-        self.factor = factor
-        self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1) if channels else None
-        width = channels * ((bins + 1) // 2) if channels else bins
-        count = factor.bit_length() - 1 - bool(channels)
-        layers = []
-        for _ in range(count):
-            layers.append(nn.Conv1d(width, d, 3, stride=2, padding=1))
-            width = d
-        self.layers = nn.ModuleList(layers)
-        self.out = nn.Linear(width, d)
-        self.norm = UtteranceNorm(d)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if self.first is not None:
-            x = F.silu(self.first(x[:, None]))  # (B, C, T/2, bins/2)
-            x = x.permute(0, 1, 3, 2).flatten(1, 2)  # (B, C * bins/2, T/2)
-            lengths = (lengths + 1) // 2
-        else:
-            x = x.transpose(1, 2)
-        for layer in self.layers:
-            # Zero what the bias wrote beyond each utterance's end: the next window reaches into it.
-            x = x * padding_mask(lengths, x.shape[2])[:, None].to(x.dtype)
-            x = F.silu(layer(x))
-            lengths = (lengths + 1) // 2
-        x = self.out(x.transpose(1, 2))
-        return self.norm(x, padding_mask(lengths, x.shape[1])), lengths
 
 
 class Halving(nn.Module):
@@ -117,55 +45,6 @@ class Halving(nn.Module):
         x = x * padding_mask(lengths, x.shape[1])[:, :, None].to(x.dtype)
         x = F.pad(x, (0, 0, 0, x.shape[1] % 2))
         return self.out(x.reshape(x.shape[0], -1, 2 * x.shape[2])), (lengths + 1) // 2
-
-
-class FeedForward(nn.Sequential):
-    """LayerNorm, expand, SiLU, contract."""
-
-    def __init__(self, d: int, hidden: int, dropout: float):
-        super().__init__(nn.LayerNorm(d), nn.Linear(d, hidden), nn.SiLU(), SharedDropout(dropout), nn.Linear(hidden, d))
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions; (B, T, d) with a (B, T) mask of the valid frames."""
-
-    def __init__(self, d: int, heads: int):
-        super().__init__()
-        if d % heads or (d // heads) % 2:
-            raise ValueError(f"d = {d} must be a multiple of heads = {heads}, with an even quotient")
-        self.heads = heads
-        self.norm = nn.LayerNorm(d)
-        self.qkv = nn.Linear(d, 3 * d)
-        self.out = nn.Linear(d, d)
-
-    def forward(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        b, t, d = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, rotation), rotate(k, rotation)
-        y = attend(q, k, v, mask[:, None, None])
-        return self.out(y.transpose(1, 2).reshape(b, t, d))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """torch's fused attention; on a CPU always in fp32, where it is 5 times faster than in bf16 (torch 2.11)."""
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask)
-    with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
-
-
-def rotation_table(size: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (size, width / 2), of the rotary positions for heads of ``width``."""
-    frequency = 10000.0 ** (-torch.arange(0, width, 2, device=device) / width)
-    angle = torch.arange(size, device=device)[:, None] * frequency[None]
-    return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each half-pair of channels of (B, H, T, width) by its position's angle."""
-    cos, sin = rotation
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
 class ConvModule(nn.Module):

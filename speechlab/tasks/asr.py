@@ -1,4 +1,4 @@
-"""Speech recognition: an encoder trained with CTC over tokens (Graves et al. 2006)."""
+"""Speech recognition: an encoder trained with CTC over tokens, with an attention decoder's cross-entropy, or both."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from speechlab.config import Component, from_dict, to_dict
 from speechlab.data.asr import CachedFeatures, DataConfig, EpochLoader, SpeechDataset, read_split
 from speechlab.data.tokens import Tokenizer, TokensConfig
 from speechlab.decoding import ctc
+from speechlab.decoding.attention import beam_search
 from speechlab.errors import UserError
 from speechlab.features import storage  # noqa: F401  (lhotse then knows how our features are stored)
 from speechlab.features.audio import read
 from speechlab.features.contract import FeatureContract, load_contract, require_same
 from speechlab.features.fbank import extract, normalise
-from speechlab.models.asr import CTCModel
+from speechlab.models.asr import AsrModel
+from speechlab.models.decoder import BOUNDARY
+from speechlab.models.espnet import adapt
+from speechlab.models.layers import padding_mask
 from speechlab.training.interface import Evaluation, Loss
 from speechlab.training.loop import TrainConfig, to_device
 from speechlab.training.optim import OptimConfig
 
 log = logging.getLogger("speechlab")
-METHODS = ("ctc_greedy", "ctc_beam")
 SHOWN = 4  # validation utterances decoded in samples.md
 
 
@@ -39,20 +42,53 @@ SHOWN = 4  # validation utterances decoded in samples.md
 class LossConfig:
     """Section ``loss``.
 
-    auxiliary: the weight of the second CTC loss, over ``tokens.auxiliary``. layer: the encoder block (from 1) whose
-    output it judges, and which tells what it heard to the blocks above.
+    ctc: CTC's share; the rest is the attention decoder's cross-entropy (section ``decoder``). 1 is CTC alone, 0
+    cross-entropy alone. label_smoothing: what of the cross-entropy's target goes to all tokens alike.
+    auxiliary: within CTC's share, that of the second CTC loss, over ``tokens.auxiliary``. layer: the encoder block (from
+    1) whose output it judges, and which tells what it heard to the blocks above.
     """
 
+    ctc: float = 1.0
+    label_smoothing: float = 0.1
     auxiliary: float = 0.3
     layer: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("ctc", "label_smoothing", "auxiliary"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name):g} must lie between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Section ``decoder``: an attention decoder over the encoder's output, as wide as it. layers: 0 is none."""
+
+    layers: int = 0
+    heads: int = 4
+    hidden: int | None = None
+    dropout: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig:
-    """Section ``decode``: beam: prefixes kept in ``ctc_beam``; max_duration: seconds of audio in a batch."""
+    """Section ``decode``.
+
+    beam: hypotheses kept. nbest: of these, so many are written down (and rescored). max_duration: seconds of audio in a
+    batch. ctc_weight: CTC's share in ``joint`` and ``rescore``. lm_weight, length_bonus: of the methods with a language
+    model; left out (null), they are tuned on the validation set, never on a test set.
+    """
 
     beam: int = 8
+    nbest: int = 8
     max_duration: float = 120.0
+    ctc_weight: float = 0.3
+    lm_weight: float | None = None
+    length_bonus: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("beam", "nbest"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,22 +101,33 @@ class Config:
     tokens: TokensConfig = TokensConfig()
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
+    decoder: DecoderConfig = DecoderConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     decode: DecodeConfig = DecodeConfig()
 
+    def __post_init__(self) -> None:
+        if self.loss.ctc == 1 and self.decoder.layers:
+            raise ValueError("loss.ctc = 1 leaves nothing to the decoder: lower it (0.3), or decoder.layers = 0")
+        if self.loss.ctc < 1 and not self.decoder.layers:
+            raise ValueError(f"loss.ctc = {self.loss.ctc:g} leaves the rest to a decoder: give decoder.layers, or 1")
+        if self.tokens.auxiliary and self.loss.ctc == 0:
+            raise ValueError("tokens.auxiliary is a second CTC target, and loss.ctc is 0")
 
-def build_model(config: Config, tokenizer: Tokenizer, auxiliary: Tokenizer | None, parts: Tensor | None) -> CTCModel:
-    """The network that a config describes; ``parts`` (vocab, auxiliary units) for a factored head."""
+
+def build_model(config: Config, tokenizer: Tokenizer, auxiliary: Tokenizer | None, parts: Tensor | None) -> AsrModel:
+    """The network that a config describes; ``parts`` (vocab, auxiliary units) for factored output layers."""
     try:
-        encoder = config.model.build(input_size=config.features.dim)
+        encoder = adapt(config.model.build(input_size=config.features.dim))
+        if not hasattr(encoder, "output_size"):
+            raise UserError(f"model.class {config.model.path}: an encoder must say its output_size")
+        if auxiliary is not None and not 1 <= config.loss.layer <= len(getattr(encoder, "blocks", ())):
+            raise UserError(f"loss.layer = {config.loss.layer}: {config.model.path} has no such block to judge", 2)
+        decoder = dataclasses.asdict(config.decoder) if config.decoder.layers else None
+        return AsrModel(encoder, len(tokenizer), ctc=config.loss.ctc > 0, decoder=decoder, parts=parts,
+                        auxiliary_size=len(auxiliary or ()), auxiliary_layer=config.loss.layer)
     except (ValueError, TypeError) as error:
         raise UserError(f"model: {error}", 2) from None
-    if not hasattr(encoder, "output_size"):
-        raise UserError(f"model.class {config.model.path}: an encoder must say its output_size")
-    if auxiliary is not None and not 1 <= config.loss.layer <= len(getattr(encoder, "blocks", ())):
-        raise UserError(f"loss.layer = {config.loss.layer}: {config.model.path} has no such block to judge", 2)
-    return CTCModel(encoder, len(tokenizer), len(auxiliary or ()), config.loss.layer, parts)
 
 
 def parts_of(tokenizer: Tokenizer, auxiliary: Tokenizer) -> Tensor:
@@ -131,6 +178,20 @@ def collapse_loss(log_probs: Tensor, lengths: Tensor, y: Tensor, y_lens: Tensor)
     return Loss(total, y_lens.sum().to(total))
 
 
+def shifted(y: Tensor, y_lens: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens (B, U) -> the decoder's input, the boundary in front, and its target, the boundary behind: (B, U + 1)."""
+    y = y.masked_fill(~padding_mask(y_lens, y.shape[1]), BOUNDARY)
+    return F.pad(y, (1, 0), value=BOUNDARY), F.pad(y, (0, 1), value=BOUNDARY)
+
+
+def attention_loss(logits: Tensor, y: Tensor, y_lens: Tensor, smoothing: float) -> Loss:
+    """Cross-entropy with label smoothing (Szegedy et al. 2016) summed over tokens and sentence ends, and their count."""
+    kept = padding_mask(y_lens + 1, logits.shape[1])
+    target = shifted(y, y_lens)[1][kept]
+    total = F.cross_entropy(logits[kept].float(), target, reduction="sum", label_smoothing=smoothing)
+    return Loss(total, (y_lens + 1).sum().to(total))
+
+
 class AsrTask:
     """Training and judging a recogniser on ``data/<corpus>`` (see speechlab/training/interface.py)."""
 
@@ -168,72 +229,47 @@ class AsrTask:
         return {"model": list(self.model.parameters())}
 
     def loss(self, batch: dict[str, Any], which: str) -> Loss:
-        log_probs, lengths, low, low_lengths = self.model.forward_both(batch["x"], batch["x_lens"])
-        main = collapse_loss(log_probs, lengths, batch["y"], batch["y_lens"])
-        if low is None:
-            return main
-        auxiliary = collapse_loss(low, low_lengths, batch["z"], batch["z_lens"])
-        share = self.config.loss.auxiliary
-        return Loss((1 - share) * main.total + share * auxiliary.total * main.count / auxiliary.count, main.count)
+        model: AsrModel = self.model  # type: ignore[assignment]
+        found, config = model.encode(batch["x"], batch["x_lens"]), self.config.loss
+        y, y_lens = batch["y"], batch["y_lens"]
+        parts: list[tuple[float, Loss]] = []
+        if found.log_probs is not None:
+            share = config.auxiliary if found.low is not None else 0.0
+            parts.append((config.ctc * (1 - share), collapse_loss(found.log_probs, found.lengths, y, y_lens)))
+            if found.low is not None:
+                low = collapse_loss(found.low, found.low_lengths, batch["z"], batch["z_lens"])
+                parts.append((config.ctc * share, low))
+        if model.decoder is not None:
+            logits = model.decoder(found.memory, found.mask, shifted(y, y_lens)[0])
+            parts.append((1 - config.ctc, attention_loss(logits, y, y_lens, config.label_smoothing)))
+        count = y_lens.sum().to(found.memory.dtype if found.memory.dtype == torch.float64 else torch.float32)
+        total = sum(weight * part.total / part.count.clamp(min=1) for weight, part in parts) * count
+        return Loss(total, count)
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         total = count = 0.0
         hyps: dict[str, str] = {}
         for batch in self.valid.batches():
             batch = to_device(batch, self.device)
-            log_probs, lengths = model(batch["x"], batch["x_lens"])
-            loss = collapse_loss(log_probs, lengths, batch["y"], batch["y_lens"])
+            found = model.encode(batch["x"], batch["x_lens"])
+            if found.log_probs is not None:
+                loss = collapse_loss(found.log_probs, found.lengths, batch["y"], batch["y_lens"])
+                answers = ctc.greedy(found.log_probs, found.lengths)
+            else:
+                logits = model.decoder(found.memory, found.mask, shifted(batch["y"], batch["y_lens"])[0])
+                loss = attention_loss(logits, batch["y"], batch["y_lens"], 0.0)
+                scorer = model.decoder.scorer(found.memory, found.mask)
+                answers = [best[0] for best in beam_search(
+                    {"attention": (scorer, 1.0)}, len(found.memory), max_lengths=found.lengths,
+                    vocab=len(self.tokenizer), beam=1, nbest=1)]
             total, count = total + float(loss.total), count + float(loss.count)
-            for name, hyp in zip(batch["ids"], ctc.greedy(log_probs, lengths), strict=True):
+            for name, hyp in zip(batch["ids"], answers, strict=True):
                 hyps[name] = self.tokenizer.decode(hyp.tokens)
         refs = [" ".join(self.texts[n].replace(" ", "")) for n in hyps]
-        found = jiwer.process_words(refs, [" ".join(h.replace(" ", "")) for h in hyps.values()])
+        rate = jiwer.process_words(refs, [" ".join(h.replace(" ", "")) for h in hyps.values()])
         samples = [(n, self.texts[n], hyps[n]) for n in self.shown if n in hyps]
-        return Evaluation({"loss": total / max(count, 1), "cer": 100 * found.wer}, samples)
+        return Evaluation({"loss": total / max(count, 1), "cer": 100 * rate.wer}, samples)
 
     def state(self) -> dict[str, Any]:
         return {"config": to_dict(self.config), "features": self.config.features.to_dict(),
                 "tokens": self.tokenizer.state(), "auxiliary": self.auxiliary.state() if self.auxiliary else None}
-
-
-class Recogniser:
-    """A trained model with all that it needs, from a checkpoint alone."""
-
-    def __init__(self, state: dict[str, Any], device: torch.device):
-        self.config: Config = from_dict(state["config"], "the checkpoint's config")
-        self.contract = FeatureContract.from_dict(state["features"])
-        self.tokenizer = Tokenizer(**state["tokens"])
-        self.auxiliary = Tokenizer(**state["auxiliary"]) if state.get("auxiliary") else None
-        self.device = device
-        parts = state["model"].get("head.parts")
-        self.model = build_model(self.config, self.tokenizer, self.auxiliary, parts).to(device).eval()
-        self.model.load_state_dict(state["model"])
-
-    def batches(self, data: Path, split: str) -> tuple[CutSet, Iterator[dict[str, Any]]]:
-        """A split's cuts, and its batches of (ids, log-posteriors, lengths); features must match the checkpoint's."""
-        config = dataclasses.replace(self.config, features=self.contract)
-        cuts, reader = read_features(data, config, split)
-        longest = max(config.decode.max_duration, *(c.duration for c in cuts))
-        limits = dataclasses.replace(config.data, max_duration=longest, augment=None)
-        loader = EpochLoader(SpeechDataset(reader_tensor(reader), self.tokenizer), cuts, limits, train=False)
-        return cuts, loader.batches()
-
-    @torch.no_grad()
-    def posteriors(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """(B, T', vocab) log-posteriors and (B,) lengths, on the CPU."""
-        batch = to_device(batch, self.device)
-        log_probs, lengths = self.model(batch["x"], batch["x_lens"])
-        return log_probs.cpu(), lengths.cpu()
-
-    def search(self, log_probs: Tensor, lengths: Tensor, method: str) -> list[ctc.Hypothesis]:
-        """Hypotheses by one of :data:`METHODS`."""
-        if method == "ctc_greedy":
-            return ctc.greedy(log_probs, lengths)
-        if method == "ctc_beam":
-            return ctc.prefix_beam(log_probs, lengths, beam=self.config.decode.beam)
-        raise UserError(f"no search method '{method}': there are {', '.join(METHODS)}", 2)
-
-
-def reader_tensor(reader: FeatureReader) -> Any:
-    """The reader as the dataset wants it."""
-    return lambda cut: torch.from_numpy(reader(cut))

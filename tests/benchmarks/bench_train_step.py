@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from speechlab.models.asr import Conformer, CTCModel
+from speechlab.models.asr import AsrModel, Conformer
 from speechlab.training.loop import amp_dtype
 from speechlab.training.optim import OptimConfig, build_optimizer
 
@@ -113,10 +113,10 @@ def main() -> None:
     bf16 = amp_dtype("auto", torch.device("cpu"))
 
     def ours(dtype: torch.dtype | None, **more: int) -> Callable[[int], tuple[nn.Module, torch.dtype | None]]:
-        return lambda vocab: (CTCModel(Conformer(80, args.d, 4, args.layers, **more), vocab), dtype)
+        return lambda vocab: (AsrModel(Conformer(80, args.d, 4, args.layers, **more), vocab), dtype)
 
     def espnet(dtype: torch.dtype | None) -> Callable[[int], tuple[nn.Module, torch.dtype | None]]:
-        return lambda vocab: (CTCModel(ESPnetEncoder(80, args.d, 4, args.layers, 0.1), vocab), dtype)
+        return lambda vocab: (AsrModel(ESPnetEncoder(80, args.d, 4, args.layers, 0.1), vocab), dtype)
 
     models = {"ESPnet fp32": espnet(None), "ours fp32": ours(None)}
     if bf16 is not None:

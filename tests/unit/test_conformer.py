@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechlab.decoding.ctc import greedy
-from speechlab.models.asr import Conformer, CTCModel, FactoredHead
-from speechlab.models.conformer import (
+from speechlab.models.asr import AsrModel, Conformer, FactoredHead
+from speechlab.models.conformer import ConvModule
+from speechlab.models.layers import (
     Attention,
-    ConvModule,
     SharedDropout,
     Subsampling,
     UtteranceNorm,
@@ -112,9 +112,11 @@ def test_shared_dropout_drops_whole_channels_and_keeps_the_mean():
 
 def test_the_auxiliary_head_tells_the_blocks_above():
     torch.manual_seed(0)
-    model = CTCModel(Conformer(20, d=32, heads=2, layers=3, subsampling=4, halve_after=2), 9, 5, 2).eval()
+    model = AsrModel(Conformer(20, d=32, heads=2, layers=3, subsampling=4, halve_after=2), 9, auxiliary_size=5,
+                     auxiliary_layer=2).eval()
     x, lengths = torch.randn(2, 40, 20), torch.tensor([40, 22])
-    log_probs, out, low, low_lengths = model.forward_both(x, lengths)
+    found = model.encode(x, lengths)
+    log_probs, out, low, low_lengths = found.log_probs, found.lengths, found.low, found.low_lengths
     assert low.shape == (2, 10, 5) and low_lengths.tolist() == [10, 6]
     assert log_probs.shape == (2, 5, 9) and out.tolist() == [5, 3]
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(2, 5))
@@ -137,7 +139,7 @@ def test_factored_head_shares_what_its_tokens_are_made_of():
 
 def test_overfits_a_few_utterances_to_zero_error():
     torch.manual_seed(0)
-    model = CTCModel(Conformer(20, d=48, heads=2, layers=2, kernel=7, subsampling=4, channels=0, dropout=0.0), 12)
+    model = AsrModel(Conformer(20, d=48, heads=2, layers=2, kernel=7, subsampling=4, channels=0, dropout=0.0), 12)
     lengths = torch.tensor([60, 48, 40, 60, 52, 36])
     x = torch.randn(6, 60, 20)
     y = torch.randint(1, 12, (6, 5))

@@ -1,0 +1,141 @@
+"""An attention decoder (Vaswani et al. 2017; for speech, Dong, Xu and Xu 2018): the next token from those before it and
+from what the encoder heard."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speechlab.models.layers import FeedForward, SharedDropout, attend, rotate, rotation_table
+
+BOUNDARY = 0  # begins and ends a sentence: CTC's blank, which a decoder never writes, lends its number
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention with rotary positions, attention over the encoder's frames, feed-forward; pre-norm."""
+
+    def __init__(self, d: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        if d % heads or (d // heads) % 2:
+            raise ValueError(f"d = {d} must be a multiple of heads = {heads}, with an even quotient")
+        self.heads = heads
+        self.self_norm, self.cross_norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.qkv, self.self_out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.query, self.key_value, self.cross_out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
+        self.feed_forward = FeedForward(d, hidden, dropout)
+        self.dropout = SharedDropout(dropout)
+
+    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, T, parts d) -> ``parts`` of (B, heads, T, d / heads)."""
+        b, t, d = x.shape
+        return x.view(b, t, parts, self.heads, d // parts // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def heard(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, T, d / heads) of the encoder's frames (B, T, d)."""
+        key, value = self._split(self.key_value(memory), 2)
+        return key, value
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, heard: tuple[Tensor, Tensor],
+                heard_mask: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x (N, U, d) -> the same, and the self-attention's keys and values, ``past`` ones in front.
+
+        mask: (U, past + U) or (1, ...) True where a position may look; heard_mask: (N, T).
+        """
+        n, u, d = x.shape
+        q, k, v = self._split(self.qkv(self.self_norm(x)), 3)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        if past is not None:
+            k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
+        y = attend(q, k, v, mask).transpose(1, 2).reshape(n, u, d)
+        x = x + self.dropout(self.self_out(y))
+        (q,) = self._split(self.query(self.cross_norm(x)), 1)
+        y = attend(q, *heard, heard_mask[:, None, None]).transpose(1, 2).reshape(n, u, d)
+        x = x + self.dropout(self.cross_out(y))
+        return x + self.dropout(self.feed_forward(x)), (k, v)
+
+
+class Decoder(nn.Module):
+    """``(memory, memory_mask, tokens so far) -> logits of the next token``.
+
+    Args:
+        vocab: tokens; index 0 is the sentence boundary.
+        d: width, the encoder's; heads, layers, hidden (4 d by default), dropout: as in the encoder.
+        head: the output layer (a plain linear one by default).
+    """
+
+    def __init__(self, vocab: int, d: int, heads: int = 4, layers: int = 3, hidden: int | None = None,
+                 dropout: float = 0.1, head: nn.Module | None = None):
+        super().__init__()
+        self.heads, self.d = heads, d
+        self.embedding = nn.Embedding(vocab, d)
+        self.input_norm = nn.LayerNorm(d)
+        self.dropout = SharedDropout(dropout)
+        self.blocks = nn.ModuleList(DecoderBlock(d, heads, hidden or 4 * d, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(d)
+        self.head = nn.Linear(d, vocab) if head is None else head
+
+    def forward(self, memory: Tensor, memory_mask: Tensor, y_in: Tensor) -> Tensor:
+        """memory (B, T, d), its mask (B, T), y_in (B, U) beginning with 0 -> logits (B, U, vocab)."""
+        u = y_in.shape[1]
+        rotation = rotation_table(u, self.d // self.heads, memory.device, torch.float32)
+        causal = torch.ones(u, u, dtype=torch.bool, device=memory.device).tril()
+        x = self.dropout(self.input_norm(self.embedding(y_in)))
+        for block in self.blocks:
+            x, _ = block(x, rotation, causal, block.heard(memory), memory_mask)
+        return self.head(self.norm(x))
+
+    def scorer(self, memory: Tensor, memory_mask: Tensor) -> DecoderScorer:
+        """One token at a time, for a beam search (speechlab/decoding/attention.py)."""
+        return DecoderScorer(self, memory, memory_mask)
+
+
+@dataclasses.dataclass
+class _State:
+    """Of each row: its utterance, and each block's keys and values of the tokens so far and of what was heard."""
+
+    owner: Tensor
+    heard: list[tuple[Tensor, Tensor]]
+    heard_mask: Tensor
+    past: list[tuple[Tensor, Tensor] | None]
+    size: int = 0
+
+
+class DecoderScorer:
+    """A :class:`Decoder` as a search's scorer: what was computed for a prefix is kept, not computed again."""
+
+    def __init__(self, decoder: Decoder, memory: Tensor, memory_mask: Tensor):
+        self.decoder = decoder
+        self.heard = [block.heard(memory) for block in decoder.blocks]
+        self.mask = memory_mask
+
+    def start(self, batch: int) -> Any:
+        if batch != len(self.mask):
+            raise ValueError(f"{batch} rows to start with, and {len(self.mask)} utterances were heard")
+        owner = torch.arange(batch, device=self.mask.device)
+        return _State(owner, self.heard, self.mask, [None] * len(self.decoder.blocks))
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """tokens (N,), 0 to begin -> log probabilities (N, vocab) of the next in float32, and the state after them."""
+        decoder, size = self.decoder, state.size
+        cos, sin = rotation_table(size + 1, decoder.d // decoder.heads, tokens.device, torch.float32)
+        mask = torch.ones(1, size + 1, dtype=torch.bool, device=tokens.device)
+        x = decoder.dropout(decoder.input_norm(decoder.embedding(tokens[:, None])))
+        past = []
+        for block, heard, before in zip(decoder.blocks, state.heard, state.past, strict=True):
+            x, kept = block(x, (cos[size:], sin[size:]), mask, heard, state.heard_mask, before)
+            past.append(kept)
+        log_probs = torch.log_softmax(decoder.head(decoder.norm(x[:, 0])).float(), -1)
+        return log_probs, dataclasses.replace(state, past=past, size=size + 1)
+
+    def select(self, state: Any, rows: Tensor) -> Any:
+        """The state of ``rows`` (N',): rows left out are forgotten, rows named twice doubled."""
+        owner = state.owner[rows]
+        past = [kept if kept is None else (kept[0][rows], kept[1][rows]) for kept in state.past]
+        if owner.shape == state.owner.shape and bool((owner == state.owner).all()):
+            return dataclasses.replace(state, past=past)  # the usual case: a beam's rows changed places among themselves
+        heard = [(key[owner], value[owner]) for key, value in self.heard]
+        return _State(owner, heard, self.mask[owner], past, state.size)

@@ -1,0 +1,174 @@
+"""A trained recogniser from its checkpoint alone: features, network, search by every method."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lhotse import CutSet
+from torch import Tensor, nn
+
+from speechlab.config import from_dict
+from speechlab.data.asr import EpochLoader, SpeechDataset
+from speechlab.data.text import has_hanzi
+from speechlab.data.tokens import Tokenizer
+from speechlab.decoding import ctc
+from speechlab.decoding.arpa import ArpaLM
+from speechlab.decoding.attention import beam_search
+from speechlab.decoding.ctc import Hypothesis
+from speechlab.decoding.ctc_prefix import CTCPrefixScorer
+from speechlab.decoding.fused_beam import fused_beam
+from speechlab.decoding.rescore import attention_scores, lm_scores
+from speechlab.errors import UserError
+from speechlab.features.contract import FeatureContract
+from speechlab.models.asr import Encoded
+from speechlab.tasks.asr import Config, build_model, read_features
+from speechlab.tasks.lm import load_lm
+from speechlab.training.loop import to_device
+
+NBest = list[list[Hypothesis]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to search: what of the model it needs, and whether it weighs a language model (weights to tune)."""
+
+    about: str
+    ctc: bool = False
+    attention: bool = False
+    lm: bool = False
+
+
+METHODS = {
+    "ctc_greedy": Method("the best token of each frame", ctc=True),
+    "ctc_beam": Method("prefix beam search", ctc=True),
+    "ctc_beam_lm": Method("prefix beam search with the n-gram language model", ctc=True, lm=True),
+    "attention": Method("the decoder's beam search", attention=True),
+    "joint": Method("the decoder's beam search, CTC's prefix scores added", ctc=True, attention=True),
+    "rescore": Method("n-best of the language model's beam, judged again by decoder and language models", lm=True),
+}
+
+
+class Recogniser:
+    """A trained model with all that it needs.
+
+    Args:
+        state: the checkpoint (speechlab/training/checkpoint.py).
+        device: to compute on.
+        lm: an n-gram language model over the same units; neural_lm: one as a network (speechlab/models/lm.py).
+    """
+
+    def __init__(self, state: dict[str, Any], device: torch.device, lm: ArpaLM | None = None,
+                 neural_lm: nn.Module | None = None):
+        self.config: Config = from_dict(state["config"], "the checkpoint's config")
+        self.contract = FeatureContract.from_dict(state["features"])
+        self.tokenizer = Tokenizer(**state["tokens"])
+        self.auxiliary = Tokenizer(**state["auxiliary"]) if state.get("auxiliary") else None
+        self.device, self.lm, self.neural_lm = device, lm, neural_lm
+        weights = state["model"]
+        parts = weights.get("head.parts", weights.get("decoder.head.parts"))
+        self.model = build_model(self.config, self.tokenizer, self.auxiliary, parts).to(device).eval()
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"the checkpoint's weights do not fit its own config and {len(self.tokenizer)} tokens "
+                            f"({str(error).splitlines()[-1].strip()})") from None
+
+    def methods(self) -> list[str]:
+        """The names in :data:`METHODS` that this model, with the language models given, can be searched by."""
+        return [name for name in METHODS if self.lacks(name) is None]
+
+    def lacks(self, method: str) -> str | None:
+        """Why it can't be searched by ``method``; None if it can. UserError for a name that is not there."""
+        if method not in METHODS:
+            raise UserError(f"no search method '{method}': there are {', '.join(METHODS)}", 2)
+        needs = METHODS[method]
+        if needs.ctc and self.model.head is None:
+            return "the model has no CTC head (loss.ctc = 0)"
+        if needs.attention and self.model.decoder is None:
+            return "the model has no attention decoder (decoder.layers = 0)"
+        if needs.lm and self.lm is None:
+            return "no language model was given (--lm)"
+        return None
+
+    @property
+    def judged_in_characters(self) -> bool:
+        """Whether errors are counted in characters (Chinese) or in words."""
+        return has_hanzi("".join(self.tokenizer.units))
+
+    def load_neural_lm(self, exp: Path) -> None:
+        """Use the language model that was trained in the experiment ``exp`` (task ``lm``)."""
+        model, units = load_lm(exp, self.device)
+        if units != self.tokenizer.units:
+            raise UserError(f"the language model in {exp} is over other units ({len(units)}) than the recogniser "
+                            f"({len(self.tokenizer)}): train it with the same section tokens on the same corpus")
+        self.neural_lm = model
+
+    def batches(self, data: Path, split: str, limit: int | None = None) -> tuple[CutSet, Iterator[dict[str, Any]]]:
+        """A split's cuts (by id the first ``limit``), and its batches for :meth:`encode`.
+
+        Stored features must match the checkpoint's contract.
+        """
+        config = dataclasses.replace(self.config, features=self.contract)
+        cuts, reader = read_features(data, config, split)
+        if limit is not None and len(cuts) > limit:
+            cuts = CutSet.from_cuts(sorted(cuts, key=lambda c: c.id)[:limit])
+        longest = max(config.decode.max_duration, *(c.duration for c in cuts))
+        limits = dataclasses.replace(config.data, max_duration=longest, augment=None)
+        features: Callable[[Any], Tensor] = lambda cut: torch.from_numpy(reader(cut))  # noqa: E731
+        loader = EpochLoader(SpeechDataset(features, self.tokenizer), cuts, limits, train=False)
+        return cuts, loader.batches()
+
+    @torch.no_grad()
+    def encode(self, batch: dict[str, Any]) -> Encoded:
+        """What the encoder hears of ``{"x": (B, T, bins), "x_lens": (B,)}``; log-posteriors and lengths on the CPU."""
+        batch = to_device(batch, self.device)
+        found = self.model.encode(batch["x"], batch["x_lens"])
+        return dataclasses.replace(found, log_probs=None if found.log_probs is None else found.log_probs.cpu())
+
+    @torch.no_grad()
+    def search(self, found: Encoded, method: str, weights: Mapping[str, Any] | None = None, *,
+               wide: bool = False) -> NBest:
+        """The best hypotheses of each utterance by ``method``, best first.
+
+        Args:
+            found: of :meth:`encode`.
+            weights: ``lm_weight`` and ``length_bonus`` of the methods with a language model (0 where left out).
+            wide: keep four times as many hypotheses, to tune weights on.
+        """
+        if why := self.lacks(method):
+            raise UserError(f"method {method}: {why}", 2)
+        weights = weights or {}
+        beam, nbest = (n * (4 if wide else 1) for n in (self.config.decode.beam, self.config.decode.nbest))
+        lengths = found.lengths.cpu()
+        if method == "ctc_greedy":
+            return [[best] for best in ctc.greedy(found.log_probs, lengths)]
+        if method == "ctc_beam":
+            return fused_beam(found.log_probs, lengths, None, beam=beam, nbest=nbest)
+        if method == "ctc_beam_lm":
+            return fused_beam(found.log_probs, lengths, self.lm, beam=beam, nbest=nbest,
+                              lm_weight=weights.get("lm_weight", 0.0), length_bonus=weights.get("length_bonus", 0.0))
+        scorers = {"attention": (self.model.decoder.scorer(found.memory, found.mask), 1.0)}
+        partial = {}
+        if method == "joint":
+            share = self.config.decode.ctc_weight
+            scorers["attention"] = (scorers["attention"][0], 1.0 - share)
+            partial["ctc"] = (CTCPrefixScorer(found.log_probs.to(self.device), found.lengths), share)
+        return beam_search(scorers, len(lengths), max_lengths=found.lengths, vocab=len(self.tokenizer), partial=partial,
+                           beam=beam, nbest=nbest)
+
+    @torch.no_grad()
+    def judge(self, found: Encoded, nbest: NBest) -> dict[str, list[list[float]]]:
+        """Log probabilities of each hypothesis by who has not judged it yet: ``attention``, ``lm``, ``neural_lm``."""
+        more = {}
+        known = nbest[0][0].parts if nbest else {}
+        if self.model.decoder is not None and "attention" not in known:
+            more["attention"] = attention_scores(self.model.decoder, found.memory, found.mask, nbest)
+        if self.lm is not None and "lm" not in known:
+            more["lm"] = [[self.lm.log_probability(h.tokens) for h in hyps] for hyps in nbest]
+        if self.neural_lm is not None:
+            more["neural_lm"] = lm_scores(self.neural_lm, nbest, self.device)
+        return more

@@ -1,0 +1,109 @@
+"""Search with weights that the validation set chose: what decoding and the long-file recogniser call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speechlab.decoding.rescore import rescore, tune
+from speechlab.errors import UserError
+from speechlab.models.asr import Encoded
+from speechlab.progress import progress
+from speechlab.tasks.recogniser import METHODS, NBest, Recogniser
+
+log = logging.getLogger("speechlab")
+LIMIT = 500  # validation utterances that weights are tuned on, the first by id: more change little and take long
+START = {"lm_weight": 0.5, "length_bonus": 1.0}
+ROUNDS = 2  # searches with new weights find new hypotheses to weigh
+LM_WEIGHTS = (0.5, 0.3, 0.4, 0.6, 0.7, 0.8, 1.0, 0.2, 0.1, 0.0, 1.2)
+BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, -0.5)
+SHARES = (0.5, 0.3, 0.7, 1.0, 0.15, 0.0, 1.5)  # of a second model's opinion beside the first's
+
+
+class Search:
+    """A recogniser's search methods on ``data/<corpus>``, the validation set at hand for tuning.
+
+    Args:
+        recogniser: with its language models.
+        data: the folder of manifests and features; its split ``dev`` is what is tuned on.
+    """
+
+    def __init__(self, recogniser: Recogniser, data: Path):
+        self.recogniser, self.data = recogniser, data
+        self._dev: tuple[list[Encoded], list[list[str]]] | None = None
+
+    def __call__(self, found: Encoded, method: str, weights: Mapping[str, Any]) -> NBest:
+        """The best hypotheses of each utterance, best first, by ``method`` with :meth:`weights`."""
+        if method != "rescore":
+            return self.recogniser.search(found, method, weights)
+        first = self.recogniser.search(found, weights["first"], weights)
+        return rescore(first, self.recogniser.judge(found, first), weights["parts"], weights["rescore_bonus"])
+
+    def weights(self, method: str) -> dict[str, Any]:
+        """The weights of ``method``: the config's where it names them, else what makes the fewest errors on ``dev``."""
+        config = self.recogniser.config.decode
+        if not METHODS[method].lm:
+            return {"ctc_weight": config.ctc_weight} if method == "joint" else {}
+        if method == "rescore":
+            return self._rescore_weights()
+        if config.lm_weight is not None and config.length_bonus is not None:
+            return {"lm_weight": config.lm_weight, "length_bonus": config.length_bonus}
+        given = {"lm_weight": config.lm_weight, "length_bonus": config.length_bonus}
+        weights: dict[str, Any] = {k: START[k] if v is None else v for k, v in given.items()}
+        encoded, references = self._validation()
+        for _ in range(ROUNDS):
+            nbest = [hyps for found in encoded for hyps in self.recogniser.search(found, method, weights, wide=True)]
+            tuned = tune(nbest, references, ["ctc", "lm"], {
+                "ctc": [1.0], "lm": LM_WEIGHTS if config.lm_weight is None else [config.lm_weight],
+                "length_bonus": BONUSES if config.length_bonus is None else [config.length_bonus]}, self._read)
+            weights |= {"lm_weight": tuned.weights["lm"], "length_bonus": tuned.length_bonus,
+                        "tuned_on": f"dev, {len(references)} utterances", "dev_error": 100 * tuned.errors / tuned.units}
+        _say(method, weights)
+        return weights
+
+    def _rescore_weights(self) -> dict[str, Any]:
+        """First-pass method and weights, then the weights of all opinions on its n-best."""
+        first = "attention" if self.recogniser.lacks("ctc_beam_lm") else "ctc_beam_lm"
+        weights = {**self.weights(first), "first": first}
+        encoded, references = self._validation()
+        nbest: NBest = []
+        for found in encoded:
+            lists = self.recogniser.search(found, first, weights)
+            nbest += rescore(lists, self.recogniser.judge(found, lists), {}, 0.0)
+        names = sorted({name for hyps in nbest for h in hyps for name in h.parts})
+        main = "attention" if first == "attention" else "ctc"
+        grid: dict[str, Any] = {name: SHARES for name in names}
+        grid |= {main: [1.0], "length_bonus": BONUSES} | ({"lm": LM_WEIGHTS} if "lm" in names else {})
+        tuned = tune(nbest, references, names, grid, self._read)
+        weights |= {"parts": tuned.weights, "rescore_bonus": tuned.length_bonus,
+                    "tuned_on": f"dev, {len(references)} utterances", "dev_error": 100 * tuned.errors / tuned.units}
+        _say("rescore", weights)
+        return weights
+
+    def _validation(self) -> tuple[list[Encoded], list[list[str]]]:
+        """What is heard of the validation set, and its texts as the units that are judged."""
+        if self._dev is None:
+            cuts, batches = self.recogniser.batches(self.data, "dev", LIMIT)
+            texts = {cut.id: cut.supervisions[0].text for cut in cuts}
+            encoded, ids = [], []
+            for batch in progress(batches, "dev, to tune weights on"):
+                encoded.append(self.recogniser.encode(batch))
+                ids += batch["ids"]
+            if not ids:
+                raise UserError(f"no validation utterance in {self.data} to tune weights on: give decode.lm_weight and "
+                                "decode.length_bonus")
+            self._dev = encoded, [self._units(texts[i]) for i in ids]
+        return self._dev
+
+    def _units(self, text: str) -> list[str]:
+        return list(text.replace(" ", "")) if self.recogniser.judged_in_characters else text.split()
+
+    def _read(self, tokens: list[int]) -> list[str]:
+        return self._units(self.recogniser.tokenizer.decode(tokens))
+
+
+def _say(method: str, weights: Mapping[str, Any]) -> None:
+    shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in weights.items())
+    print(f"{method}: {shown}", flush=True)
