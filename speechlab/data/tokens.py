@@ -7,36 +7,53 @@ from the training text, and says how much of the other splits it cannot write.
 from __future__ import annotations
 
 import argparse
+import base64
+import binascii
 import dataclasses
+import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from speechlab.data import pinyin
+from speechlab.data.text import has_hanzi
 from speechlab.errors import UserError, cli
 from speechlab.files import write_json
 
 BLANK, UNKNOWN, SPACE = "<blank>", "<unk>", "▁"
+PIECES = ("bpe", "unigram")  # kinds that SentencePiece makes
 
 
 @dataclasses.dataclass(frozen=True)
 class TokensConfig:
     """Section ``tokens``.
 
-    kind: of the units that are written. min_count: how often a unit must be seen in training to get a number.
+    kind: of the units that are written: characters, or pieces of words that SentencePiece chooses (``bpe``, Sennrich et
+    al. 2016, arXiv:1508.07909; ``unigram``, Kudo 2018, arXiv:1804.10959). vocab_size: of those, with blank and unknown.
+    min_count: how often a character must be seen in training to get a number; pieces have all that are seen.
     auxiliary: units of a second target for the encoder's lower layers (section ``loss``): ``phone`` (initials and tonal
     finals) or ``syllable``, both of Chinese text by pypinyin; empty for none.
     factored: a unit's output weights share those of its auxiliary units (models/asr.py, FactoredHead).
     """
 
-    kind: Literal["char"] = "char"
+    kind: Literal["char", "bpe", "unigram"] = "char"
     min_count: int = 1
     auxiliary: Literal["", "phone", "syllable"] = ""
     factored: bool = False
+    vocab_size: int = 0
 
     def __post_init__(self) -> None:
+        if self.kind in PIECES and self.vocab_size < 3:
+            raise ValueError(f"vocab_size must be given for kind = {self.kind}: how many units, {BLANK} and {UNKNOWN} "
+                             "counted (300, say)")
+        if self.kind in PIECES and self.min_count != 1:
+            raise ValueError(f"min_count is of kind = char: {self.kind} chooses its units by vocab_size")
+        if self.kind not in PIECES and self.vocab_size:
+            raise ValueError(f"vocab_size is of kind = {' or '.join(PIECES)}: kind = {self.kind} has as many units as "
+                             "the text")
         if self.factored and not self.auxiliary:
             raise ValueError("factored needs auxiliary: the parts are auxiliary units")
 
@@ -44,7 +61,10 @@ class TokensConfig:
         """The folder's name: kind and four hex digits of what defines the units."""
         from speechlab.config import short_hash
 
-        return f"{self.kind}-{short_hash(dataclasses.asdict(self))}"
+        defines = dataclasses.asdict(self)
+        if not self.vocab_size:  # a younger field: the folders of configs without it keep their names
+            del defines["vocab_size"]
+        return f"{self.kind}-{short_hash(defines)}"
 
 
 def _characters(text: str) -> list[str]:
@@ -57,26 +77,35 @@ SPLIT: dict[str, Callable[[str], list[str]]] = {
 
 
 class Tokenizer:
-    """Text as units of one kind; in characters a space between words is the unit ``▁``."""
+    """Text as units of one kind; in characters and pieces a space between words is the sign ``▁``.
 
-    def __init__(self, units: Sequence[str], kind: str = "char"):
+    ``model`` is SentencePiece's (for the kinds in :data:`PIECES`), as base64: tokens.json or a checkpoint has it all.
+    """
+
+    def __init__(self, units: Sequence[str], kind: str = "char", model: str = ""):
         if list(units[:2]) != [BLANK, UNKNOWN] or len(set(units)) != len(units):
             raise UserError(f"a token list must begin with {BLANK}, {UNKNOWN} and name each unit once")
-        if kind not in SPLIT:
-            raise UserError(f"a token list of kind '{kind}': there are {', '.join(SPLIT)}")
-        self.units, self.kind = list(units), kind
+        if kind not in (*SPLIT, *PIECES):
+            raise UserError(f"a token list of kind '{kind}': there are {', '.join((*SPLIT, *PIECES))}")
+        self.units, self.kind, self.model = list(units), kind, model
         self._index = {unit: i for i, unit in enumerate(self.units)}
+        self._pieces = _processor(model, self.units) if kind in PIECES else None
 
     def __len__(self) -> int:
         return len(self.units)
 
     @classmethod
-    def train(cls, texts: Iterable[str], kind: str = "char", min_count: int = 1) -> Tokenizer:
-        """The units of ``texts``, the most frequent first."""
+    def train(cls, texts: Iterable[str], kind: str = "char", min_count: int = 1, vocab_size: int = 0) -> Tokenizer:
+        """The units of ``texts``: the most frequent first, or the ``vocab_size`` pieces that SentencePiece chooses."""
+        if kind in PIECES:
+            model = _train_pieces(list(texts), kind, vocab_size)
+            processor = _sentencepiece(kind).SentencePieceProcessor(model_proto=model)
+            units = [processor.id_to_piece(i) for i in range(len(processor))]
+            return cls(units, kind, base64.b64encode(model).decode())
         counts = Counter(unit for text in texts for unit in SPLIT[kind](text))
         units = sorted((u for u, n in counts.items() if n >= min_count), key=lambda u: (-counts[u], u))
         if not units:
-            raise UserError("the training text is empty: there is nothing to make tokens of")
+            raise UserError(_EMPTY)
         return cls([BLANK, UNKNOWN, *units], kind)
 
     @classmethod
@@ -92,16 +121,78 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Text to token indices; what is not in the list becomes the unknown token."""
+        if self._pieces is not None:
+            return self._pieces.encode(text)
         return [self._index.get(unit, 1) for unit in SPLIT[self.kind](text)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Token indices to text; blank and unknown write nothing."""
         units = [self.units[i] for i in ids if i > 1]
-        return " ".join(units) if self.kind != "char" else "".join(units).replace(SPACE, " ").strip()
+        if self.kind in ("char", *PIECES):
+            return "".join(units).replace(SPACE, " ").strip()
+        return " ".join(units)
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`load` and the constructor read."""
-        return {"kind": self.kind, "units": self.units}
+        """What :meth:`load` and the constructor read: plain types."""
+        return {"kind": self.kind, "units": self.units, **({"model": self.model} if self.model else {})}
+
+
+_EMPTY = "the training text is empty: there is nothing to make tokens of"
+
+
+def _sentencepiece(kind: str) -> Any:
+    try:
+        import sentencepiece
+    except ModuleNotFoundError:
+        raise UserError(f"tokens.kind = {kind} needs the Python package sentencepiece: tools/setup.sh installs it") \
+            from None
+    return sentencepiece
+
+
+def _processor(model: str, units: list[str]) -> Any:
+    """SentencePiece's processor of a base64 model, checked to have just these units."""
+    sentencepiece = _sentencepiece("bpe or unigram")
+    try:
+        found = sentencepiece.SentencePieceProcessor(model_proto=base64.b64decode(model, validate=True))
+        pieces = [found.id_to_piece(i) for i in range(len(found))]
+    except (binascii.Error, RuntimeError):
+        pieces = []
+    if pieces != units:
+        raise UserError("the SentencePiece model of the token list is damaged or another list's: delete tokens.json "
+                        "and run --stage 3")
+    return found
+
+
+def _train_pieces(texts: list[str], kind: str, vocab_size: int) -> bytes:
+    """A SentencePiece model whose numbers are ours: 0 blank, 1 unknown, no sentence boundaries.
+
+    Nothing is left to chance or to the machine: every line counts, in the order given, on one thread, and text is
+    taken as :mod:`speechlab.data.text` leaves it. A ``▁`` is put before a line's first word, so that a word is the same
+    piece wherever it stands; but not in text with hanzi, which has no spaces that it would be the first of.
+    """
+    sentencepiece = _sentencepiece(kind)
+    if not any(text.strip() for text in texts):
+        raise UserError(_EMPTY)
+    made = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts), model_writer=made, model_type=kind, vocab_size=vocab_size,
+            pad_id=0, pad_piece=BLANK, unk_id=1, unk_piece=UNKNOWN, bos_id=-1, eos_id=-1,
+            character_coverage=1.0, normalization_rule_name="identity",
+            add_dummy_prefix=not any(map(has_hanzi, texts)), num_threads=1, input_sentence_size=0,
+            shuffle_input_sentence=False, max_sentence_length=max(4192, *(len(text.encode()) + 1 for text in texts)),
+            minloglevel=3)
+    except RuntimeError as error:
+        most = re.search(r"value <= (\d+)", str(error))
+        least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
+        if most:
+            raise UserError(f"tokens.vocab_size = {vocab_size} is more than this training text has {kind} units for: "
+                            f"the largest possible is {most[1]}") from None
+        if least:
+            raise UserError(f"tokens.vocab_size = {vocab_size} is too small for the characters of this training text: "
+                            f"the smallest possible is {least[1]}") from None
+        raise UserError(f"SentencePiece made no {kind} units of the training text: {error}") from None
+    return made.getvalue()
 
 
 @cli
@@ -122,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"no {data / 'train.jsonl.gz'}: run the recipe's manifest stage (--stage 1)")
     texts = {p.name.removesuffix(".jsonl.gz"): [c.supervisions[0].text for c in CutSet.from_file(p)]
              for p in sorted(data.glob("*.jsonl.gz"))}
-    tokenizer = Tokenizer.train(texts["train"], config.tokens.kind, config.tokens.min_count)
+    tokenizer = Tokenizer.train(texts["train"], config.tokens.kind, config.tokens.min_count, config.tokens.vocab_size)
     found = {"main": tokenizer.state()}
     if config.tokens.auxiliary:
         if not any(SPLIT[config.tokens.auxiliary](text) for text in texts["train"]):

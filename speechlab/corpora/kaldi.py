@@ -1,0 +1,327 @@
+"""A corpus of one's own in Kaldi's form: a data directory (``wav.scp``, ``text``; optional ``utt2spk``, ``segments``,
+``utt2lang``), or a folder of them named ``train``, ``dev`` and ``test``, as Kaldi's and ESPnet's recipes make them.
+
+An entry of wav.scp may be a file, ``cat FILE |``, or a place in an archive (``FILE.ark:1234``), which is unpacked. **No
+command is executed**: any other pipe is refused, and of an archive nothing is read but sound. (lhotse's own import runs
+what wav.scp says in a shell, and stops at the first odd line with a traceback: hence this one.) ``feats.scp`` is not
+read: features are computed from the sound, by the config's contract.
+
+Reference: kaldi-asr.org/doc/data_prep.html; utils/validate_data_dir.sh there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from speechlab.corpora import folder as folders
+from speechlab.corpora.cuts import threaded, utterance
+from speechlab.errors import UserError
+from speechlab.progress import progress
+
+if TYPE_CHECKING:
+    from lhotse import CutSet, MonoCut
+
+ABOUT = "your own, in Kaldi's form: a data directory (wav.scp, text), or a folder of train, dev and test ones"
+LICENSE = "yours"
+SPEAKERS_SHARED = True  # checked here, as in the corpus folder
+
+IDS = "speechlab_ids.json"  # {utterance: [id, speaker]} of those that python -m speechlab.data.kaldi export renamed
+OVERSHOOT = 0.5  # seconds that a segment may end behind its recording; extract-segments cuts it there, and so do we
+_UNKNOWN_LENGTH = 0x7FFFF000  # a WAV written into a pipe promises about 2 or 4 GB, since its writer couldn't know
+_NAMES = {"train": re.compile(r"train.*", re.I), "dev": re.compile(r"(dev|val|cv).*", re.I),
+          "test": re.compile(r"(test|eval).*", re.I)}
+
+
+class Sound(NamedTuple):
+    """Where a recording's sound is: a file, or (``offset``) a place in an archive."""
+
+    path: Path
+    offset: int | None = None
+
+
+class Utterance(NamedTuple):
+    """One utterance of a data directory; without segments, ``recording`` is its own id and ``end`` None."""
+
+    id: str
+    text: str
+    speaker: str | None
+    language: str | None
+    recording: str
+    start: float = 0.0
+    end: float | None = None  # seconds; None: the recording's end
+
+
+def fetch(root: Path) -> Path:
+    """There is nothing to fetch: always a UserError."""
+    raise UserError("kaldi is a corpus of your own: give its data directory, which holds wav.scp and text, or the "
+                    "folder of its train, dev and test directories, with --data_dir DIR")
+
+
+def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", train: str = "", dev: str = "",
+            test: str = "", shared_speakers: bool = False) -> dict[str, CutSet]:
+    """Read the data directory ``folder``, or those in it.
+
+    split_by: as for the corpus folder; ``auto`` keeps the directories' own split where there is more than one.
+    train, dev, test: names of directories in ``folder`` (several by commas); by default those that are called so, or
+    begin so. shared_speakers: accept a speaker in two splits. Sound in archives is unpacked to ``out/audio`` as flac.
+    """
+    from lhotse import CutSet
+
+    folder = Path(folder)
+    rows: list[folders.Row] = []
+    found: dict[str, tuple[Path, Utterance, Sound]] = {}
+    for split, directory in find(folder, {"train": train, "dev": dev, "test": test}):
+        utterances, sounds = read(directory)
+        for one in utterances:
+            if one.id in found:
+                raise UserError(f"{directory / 'text'}: utterance {one.id} is in {found[one.id][0]} too: ids must be "
+                                "unique")
+            found[one.id] = (directory, one, sounds[one.recording])
+            rows.append({"path": one.id, "speaker": one.speaker or "", **({"split": split} if split else {})})
+    by_id = folders.split_rows(rows, folder, split_by, shared_speakers)
+    recordings = sorted({(directory, one.recording, sound) for directory, one, sound in found.values()})
+    made = threaded(lambda job: _recording(*job, out), recordings, nj)
+    headers = {job[:2]: cut for job, cut in
+               zip(recordings, progress(made, "Reading headers", total=len(recordings)))}
+    splits: dict[str, list] = {}
+    for directory, one, _ in found.values():
+        splits.setdefault(by_id[one.id], []).append(_cut(one, headers[directory, one.recording]))
+    return {split: CutSet.from_cuts(splits[split]) for split in sorted(splits)}
+
+
+def find(folder: Path, named: dict[str, str]) -> list[tuple[str, Path]]:
+    """(split, data directory) pairs: ``("", folder)`` if it is one itself, else those in it."""
+    if (folder / "wav.scp").is_file():
+        if any(named.values()):
+            raise UserError(f"{folder} is one data directory: train, dev and test name directories in a folder of "
+                            "several", status=2)
+        return [("", folder)]
+    there = sorted(path.parent.name for path in folder.glob("*/wav.scp"))
+    chosen: list[tuple[str, Path]] = []
+    for split, pattern in _NAMES.items():
+        names = [name for name in named[split].split(",") if name]
+        for name in names:
+            if name not in there:
+                raise UserError(f"{folder} has no data directory {name} (with a wav.scp): it has "
+                                f"{', '.join(there) or 'none'}", status=2)
+        names = names or [name for name in there if pattern.fullmatch(name)]
+        if split != "test" and not named[split] and len(names) > 1:
+            if split not in names:
+                raise UserError(f"{folder} has {len(names)} directories for {split} ({', '.join(names)}): say which "
+                                f"with --option {split}={names[0]} (several by commas)")
+            names = [split]
+        chosen += [(_test_name(name) if split == "test" else split, folder / name) for name in names]
+    if not any(split == "train" for split, _ in chosen):
+        raise UserError(f"{folder} is no Kaldi data directory: it has no wav.scp, and no directory train with one"
+                        + (f" (but {', '.join(there)}: say which with --option train={there[0]})" if there else ""))
+    left = [name for name in there if folder / name not in [path for _, path in chosen]]
+    if left:
+        _note(f"{folder}: {', '.join(path.name for _, path in chosen)} are read, {', '.join(left)} not")
+    return chosen
+
+
+def _test_name(name: str) -> str:
+    """``test``, or ``test_NAME``, which is what recipes call a further test set."""
+    plain = re.sub(r"\W+", "_", name)
+    return "test" if plain in ("test", "eval") else plain if plain.startswith("test_") else f"test_{plain}"
+
+
+def read(directory: Path) -> tuple[list[Utterance], dict[str, Sound]]:
+    """A data directory's utterances, and its recordings' sound by id; UserErrors name file and line."""
+    wav = table(directory / "wav.scp")
+    text = table(directory / "text", empty=True)
+    speakers = table(directory / "utt2spk") if (directory / "utt2spk").is_file() else None
+    languages = table(directory / "utt2lang") if (directory / "utt2lang").is_file() else {}
+    parts = _segments(directory / "segments", wav) if (directory / "segments").is_file() else \
+        {id: (id, 0.0, None) for id in wav}
+    source = "segments" if (directory / "segments").is_file() else "wav.scp"
+    silent, unheard = [id for id in parts if id not in text], [id for id in text if id not in parts]
+    for ids, what in ((silent, f"of {source} are not in text"), (unheard, f"of text are not in {source}")):
+        if ids:
+            _note(f"{directory}: {len(ids)} utterances {what} and are left out ({_some(ids)})")
+    kept = [id for id in parts if id in text]
+    if not kept:
+        raise UserError(f"{directory}: no utterance of text is in {source}: their first words must be the same ids")
+    if speakers is None:
+        _note(f"{directory} has no utt2spk: its speakers are unknown")
+    else:
+        lack = [id for id in kept if id not in speakers]
+        if lack:
+            raise UserError(f"{directory / 'utt2spk'}: {len(lack)} utterances of text are not in it (text line "
+                            f"{text[lack[0]][0]}: {lack[0]}): add them, or remove the file")
+    own = _renamed(directory / IDS)
+    ids = _plain(kept)
+    utterances = []
+    for id in kept:
+        speaker = speakers[id][1] if speakers else None
+        known = own.get(id) or [ids[id], None if speaker == id else speaker]  # Kaldi's way to say: unknown
+        utterances.append(Utterance(known[0], text[id][1], known[1], languages.get(id, (0, None))[1], *parts[id]))
+    used = {one.recording for one in utterances}
+    sounds = {id: _sound(directory / "wav.scp", line, id, value) for id, (line, value) in wav.items() if id in used}
+    gone = [f"line {wav[id][0]}: {sound.path}" for id, sound in sounds.items() if not sound.path.is_file()]
+    if gone:
+        raise UserError(f"{directory / 'wav.scp'}: {len(gone)} files that it names are not there ({_some(gone)}): "
+                        f"relative paths are looked for in the folders above {directory} and where you are")
+    return utterances, sounds
+
+
+def table(path: Path, empty: bool = False) -> dict[str, tuple[int, str]]:
+    """A file of Kaldi's: line number and value by the first word of each line; ``empty`` values may be allowed."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): a Kaldi data directory needs it") from None
+    rows: dict[str, tuple[int, str]] = {}
+    last, unsorted = "", 0
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            words = re.split(r"[ \t]+", line.decode().strip(" \t\r"), maxsplit=1)  # no other blanks, as in Kaldi
+        except UnicodeDecodeError:
+            raise UserError(f"{path} line {number} is not UTF-8: save the file as UTF-8") from None
+        if not words[0]:
+            continue
+        if len(words) < 2 and not empty:
+            raise UserError(f"{path} line {number}: there is nothing after {words[0]}: complete or remove the line")
+        if words[0] in rows:
+            raise UserError(f"{path} line {number}: {words[0]} is in line {rows[words[0]][0]} too: keep one of them")
+        unsorted = unsorted or (number if words[0] < last else 0)  # code points sort as their UTF-8, LC_ALL=C, does
+        last = words[0]
+        rows[words[0]] = (number, words[1] if len(words) > 1 else "")
+    if not rows:
+        raise UserError(f"{path} is empty")
+    if unsorted:
+        _note(f"{path} is not sorted (line {unsorted}): it is read all the same, Kaldi wants LC_ALL=C sort")
+    return rows
+
+
+def _segments(path: Path, wav: dict[str, tuple[int, str]]) -> dict[str, tuple[str, float, float | None]]:
+    """Recording, start and end by utterance; an end of -1 is the recording's."""
+    parts: dict[str, tuple[str, float, float | None]] = {}
+    for id, (number, value) in table(path).items():
+        words = value.split()
+        try:
+            recording, start, end = words[0], float(words[1]), float(words[2])
+            if len(words) != 3 or not 0 <= start < float("inf") or not (start < end < float("inf") or end == -1):
+                raise ValueError
+        except (ValueError, IndexError):
+            raise UserError(f"{path} line {number}: after {id} must stand a recording, its start and its later end in "
+                            f"seconds, not {value!r}") from None
+        if recording not in wav:
+            raise UserError(f"{path} line {number}: recording {recording} is not in wav.scp")
+        parts[id] = recording, start, None if end == -1 else end
+    return parts
+
+
+def _sound(scp: Path, number: int, id: str, value: str) -> Sound:
+    """An entry of wav.scp, understood and not executed."""
+    if value.startswith("|") or value.endswith("|"):
+        try:
+            command = shlex.split(value.strip("|"))
+        except ValueError:
+            command = [value]
+        if len(command) != 2 or command[0] != "cat" or value.startswith("|"):
+            raise UserError(f"{scp} line {number}: the sound of {id} is made by a command ({value.strip('| ')[:80]}), "
+                            "and commands are not executed here: write files first (Kaldi's wav-copy, ESPnet's "
+                            "format_wav_scp.sh); `cat FILE |` alone is understood")
+        return Sound(_resolve(scp, command[1]))
+    place = re.fullmatch(r"(.+):(\d+)", value)
+    if place:
+        return Sound(_resolve(scp, place[1]), int(place[2]))
+    return Sound(_resolve(scp, value))
+
+
+def _resolve(scp: Path, name: str) -> Path:
+    """An absolute path as it is; others are relative to where a recipe runs: somewhere above data/train, mostly."""
+    above = [folder / name for folder in (*scp.absolute().parents[:4], Path.cwd())]
+    return next((path for path in above if path.is_file()), above[-1])  # joining an absolute path gives that path
+
+
+def _renamed(path: Path) -> dict[str, list]:
+    if not path.is_file():
+        return {}
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(id, str) and (speaker is None or isinstance(speaker, str))
+                   for id, speaker in names.values()):
+            raise ValueError
+        return names
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(f"{path} is damaged: remove it, and utterances keep their Kaldi names") from None
+
+
+def _plain(ids: Iterable[str]) -> dict[str, str]:
+    """Ids without slashes and brackets, at which files of hypotheses and sclite break; kept apart by a hash."""
+    plain = {id: re.sub(r"[/\\()]+", "-", id) for id in ids}
+    count = Counter(plain.values())
+    return {id: name if count[name] == 1 else f"{name}-{hashlib.sha256(id.encode()).hexdigest()[:8]}"
+            for id, name in plain.items()}
+
+
+def _recording(directory: Path, id: str, sound: Sound, out: Path) -> MonoCut:
+    """The whole recording as a cut; sound in an archive is written to ``out/audio`` first."""
+    if sound.offset is None:
+        return utterance(id, sound.path)
+    from speechlab.corpora.audio import write_flac
+
+    name = f"{re.sub(r'[^0-9A-Za-z_.-]+', '-', id)}-{hashlib.sha256(id.encode()).hexdigest()[:8]}.flac"
+    path = Path(out) / "audio" / directory.name / name
+    write_flac(path, *_unpack(sound, id))
+    return utterance(id, path)
+
+
+def _unpack(sound: Sound, id: str):
+    """Samples and rate at a place in an archive. kaldiio itself would unpickle what is there, or run a shell."""
+    import soundfile
+    from kaldiio.matio import read_kaldi
+
+    try:
+        with open(sound.path, "rb") as file:
+            file.seek(sound.offset or 0)
+            head = file.read(8)
+            if head[:4] != b"RIFF" and head[:5] != b"AUDIO":
+                raise ValueError("neither RIFF nor AUDIO stands there")
+            promised, there = int.from_bytes(head[4:], "little"), file.seek(0, os.SEEK_END) - (sound.offset or 0)
+            if head[:4] == b"RIFF" and there - 8 < promised < _UNKNOWN_LENGTH:  # kaldiio returns what there is
+                raise ValueError(f"{there} of {promised + 8} bytes are there")
+            file.seek(sound.offset or 0)
+            rate, samples = read_kaldi(file, load_kwargs={"dtype": "int16"})  # which AUDIO takes; RIFF is 8 or 16 bits
+        if samples.dtype == "uint8":  # 8-bit WAV is unsigned
+            samples = (samples.astype("int16") - 128) * 256
+        return samples, rate
+    except (OSError, ValueError, EOFError, AssertionError, RuntimeError, soundfile.SoundFileError) as error:
+        raise UserError(f"{sound.path} has no sound for {id} at {sound.offset} ({error}): was the archive written "
+                        "after wav.scp?") from None
+    except Exception as error:  # the wave module's own kind, of which kaldiio holds a copy
+        raise UserError(f"{sound.path}: the sound of {id} at {sound.offset} can't be read ({error})") from None
+
+
+def _cut(one: Utterance, whole: MonoCut) -> MonoCut:
+    """The utterance's part of its recording."""
+    from lhotse import MonoCut, SupervisionSegment
+
+    recording = whole.recording
+    behind = 0.0 if one.end is None else one.end - recording.duration
+    end = recording.duration if -0.5 / recording.sampling_rate <= behind <= OVERSHOOT else one.end
+    duration = recording.duration if end == recording.duration and not one.start else round(end - one.start, 8)
+    duration = max(duration, 1 / recording.sampling_rate)  # one that begins behind the end: bad audio, says prepare
+    supervision = SupervisionSegment(id=one.id, recording_id=recording.id, start=0.0, duration=duration, text=one.text,
+                                     speaker=one.speaker, language=one.language)
+    return MonoCut(id=one.id, start=one.start, duration=duration, channel=0, recording=recording,
+                   supervisions=[supervision])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
