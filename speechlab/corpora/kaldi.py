@@ -67,12 +67,13 @@ def fetch(root: Path) -> Path:
 
 
 def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", train: str = "", dev: str = "",
-            test: str = "", shared_speakers: bool = False) -> dict[str, CutSet]:
+            test: str = "") -> dict[str, CutSet]:
     """Read the data directory ``folder``, or those in it.
 
     split_by: as for the corpus folder; ``auto`` keeps the directories' own split where there is more than one.
     train, dev, test: names of directories in ``folder`` (several by commas); by default those that are called so, or
-    begin so. shared_speakers: accept a speaker in two splits. Sound in archives is unpacked to ``out/audio`` as flac.
+    begin so. A speaker in two of them is noted and accepted: someone has published it so. Sound in archives is unpacked
+    to ``out/audio`` as flac.
     """
     from lhotse import CutSet
 
@@ -87,7 +88,9 @@ def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", train:
                                 "unique")
             found[one.id] = (directory, one, sounds[one.recording])
             rows.append({"path": one.id, "speaker": one.speaker or "", **({"split": split} if split else {})})
-    by_id = folders.split_rows(rows, folder, split_by, shared_speakers)
+    by_id = folders.split_rows(rows, folder, split_by, shared_speakers=True)
+    if split_by in ("auto", "column"):
+        _note_shared(folder, rows)
     recordings = sorted({(directory, one.recording, sound) for directory, one, sound in found.values()})
     made = threaded(lambda job: _recording(*job, out), recordings, nj)
     headers = {job[:2]: cut for job, cut in
@@ -127,6 +130,17 @@ def find(folder: Path, named: dict[str, str]) -> list[tuple[str, Path]]:
     if left:
         _note(f"{folder}: {', '.join(path.name for _, path in chosen)} are read, {', '.join(left)} not")
     return chosen
+
+
+def _note_shared(folder: Path, rows: list[folders.Row]) -> None:
+    where: dict[str, set[str]] = {}
+    for row in rows:
+        where.setdefault(row["speaker"], set()).add(row.get("split", "").partition("_")[0])
+    shared = sorted(speaker for speaker, found in where.items() if speaker and len(found) > 1)
+    if shared:
+        more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
+        _note(f"{folder}: speaker {shared[0]}{more} is in {' and '.join(sorted(where[shared[0]]))}, so the test is not "
+              "on unseen voices; --split_by speaker splits anew")
 
 
 def _test_name(name: str) -> str:

@@ -62,9 +62,13 @@ def write(folder: Path, tokens: Tokenizer, rate: int) -> Path:
     for split, role in (("train", "train"), ("dev", "valid")):
         here = folder / split
         file = here / ("wav.scp" if rate else "feats.scp")
-        piped = any(value.endswith("|") for _, value in table(file).values())  # kaldiio reads these, soundfile doesn't
-        kind = "sound" if rate and not piped else "kaldi_ark"
-        options += [f"--{role}_data_path_and_name_and_type", f"{file},speech,{kind}",
+        if rate and any(value.endswith("|") for _, value in table(file).values()):
+            # ESPnet's `sound` runs no `cat` (but takes a name with blanks), and `kaldi_ark` leaves samples integers.
+            file = to / split / "wav.scp"
+            plain = {id: shlex.split(value[:-1])[1] if value.endswith("|") else value
+                     for id, (_, value) in table(here / "wav.scp").items()}
+            write_text(file, "".join(f"{id} {path}\n" for id, path in plain.items()))
+        options += [f"--{role}_data_path_and_name_and_type", f"{file},speech,{'sound' if rate else 'kaldi_ark'}",
                     f"--{role}_data_path_and_name_and_type", f"{here / 'text'},text,text"]
         if rate:
             speech = {id: str(round(float(value) * rate)) for id, (_, value) in table(here / "utt2dur").items()}
