@@ -6,6 +6,7 @@
 #   option NAME DEFAULT "help"         an option --NAME; its value is $NAME after parse_options
 #   option_path NAME DEFAULT "help"    the same for a path, which is meant from where the user typed it
 #   parse_options "$@"
+#   user_path NAME PATH                a path of the user's as the recipe sees it, where an option may be one or a word
 #   contract features tokens           $features and $tokens: the short names of those sections of $config
 #   stage N "Title" [--gpu] [--ddp] [--train] [--conf SECTION,...] [--in PATH...] --out PATH... -- command...
 #   run_stages                         the last line
@@ -24,7 +25,7 @@ _sets=() _plan=()
 # A user's path as the recipe sees it: from the caller's folder, else (only if it is there) from the recipe's own, so
 # that both a completed egs/x/conf/a.yaml and the conf/a.yaml of a README work. Inside the recipe it becomes relative.
 # What is to be made (--exp) is meant from the caller's folder alone.
-_user_path() { # NAME PATH
+user_path() { # NAME PATH
   local path=$2
   # shellcheck disable=SC2088  # `--data_dir=~/x` comes unexpanded
   case $path in "") return ;; "~/"*) path=$HOME/${path#"~/"} ;; esac
@@ -99,7 +100,7 @@ parse_options() {
         case $value in */*) fail "--tag is a part of a folder's name and can't hold '/': '$value'" ;; esac
         value=${value:+_$value} ;;
     esac
-    case $_paths in *" $name "*) value=$(_user_path "$name" "$value") ;; esac
+    case $_paths in *" $name "*) value=$(user_path "$name" "$value") ;; esac
     printf -v "$name" %s "$value"
   done
   [ -z "$exp" ] || exp=$exp$tag

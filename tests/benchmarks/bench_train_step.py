@@ -1,6 +1,6 @@
-"""A training step of our CTC Conformer against ESPnet's of the same size, on the same batch, in one run.
+"""A training step of our CTC Conformer against ESPnet's and SpeechBrain's of the same size, on the same batch.
 
-    tools/setup.sh --extras asr,tests --espnet --venv .venv.espnet
+    tools/setup.sh --extras asr,tests,benchmarks --espnet --venv .venv.espnet
     .venv.espnet/bin/python tests/benchmarks/bench_train_step.py
     .venv.espnet/bin/python tests/benchmarks/bench_train_step.py --learn 300 --data egs/aishell_asr/data/mini
 
@@ -47,6 +47,28 @@ class ESPnetEncoder(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         y, lengths, _ = self.encoder(x, lengths)
         return y, lengths
+
+
+class SpeechBrainEncoder(nn.Module):
+    """SpeechBrain's Conformer as its recipes build it (two-layer convolutional front end), behind our interface."""
+
+    def __init__(self, input_size: int, d: int, heads: int, layers: int, dropout: float):
+        super().__init__()
+        from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
+        from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
+
+        self.output_size = d
+        self.front = ConvolutionFrontEnd((8, 10, input_size), num_blocks=2, num_layers_per_block=1, dropout=dropout,
+                                         out_channels=[64, 32], kernel_sizes=[3, 3], strides=[2, 2],
+                                         residuals=[False, False])
+        self.encoder = TransformerASR(tgt_vocab=2, input_size=32 * -(-input_size // 4), d_model=d, nhead=heads,
+                                      num_encoder_layers=layers, num_decoder_layers=0, d_ffn=4 * d, dropout=dropout,
+                                      activation=nn.GELU, encoder_module="conformer", attention_type="RelPosMHAXL",
+                                      normalize_before=True, causal=False, kernel_size=15)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.encoder.encode(self.front(x), lengths / x.shape[1])
+        return y, ((lengths + 1) // 2 + 1) // 2
 
 
 def stepper(model: nn.Module, dtype: torch.dtype | None) -> Callable[[dict[str, Tensor]], float]:
@@ -118,9 +140,12 @@ def main() -> None:
     def espnet(dtype: torch.dtype | None) -> Callable[[int], tuple[nn.Module, torch.dtype | None]]:
         return lambda vocab: (AsrModel(ESPnetEncoder(80, args.d, 4, args.layers, 0.1), vocab), dtype)
 
-    models = {"ESPnet fp32": espnet(None), "ours fp32": ours(None)}
+    def speechbrain(dtype: torch.dtype | None) -> Callable[[int], tuple[nn.Module, torch.dtype | None]]:
+        return lambda vocab: (AsrModel(SpeechBrainEncoder(80, args.d, 4, args.layers, 0.1), vocab), dtype)
+
+    models = {"ESPnet fp32": espnet(None), "SpeechBrain fp32": speechbrain(None), "ours fp32": ours(None)}
     if bf16 is not None:
-        models |= {"ESPnet bf16": espnet(bf16), "ours bf16": ours(bf16),
+        models |= {"ESPnet bf16": espnet(bf16), "SpeechBrain bf16": speechbrain(bf16), "ours bf16": ours(bf16),
                    "ours bf16, halved after 3": ours(bf16, halve_after=3)}
     models = {name: build for name, build in models.items() if args.only in name}
     torch.manual_seed(0)

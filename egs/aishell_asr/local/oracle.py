@@ -7,7 +7,8 @@ get right.
 
     python local/oracle.py --data data/mini --exp exp/mini_conformer
 
-writes EXP/decode/oracle/<test_set>/hyp.jsonl for each DATA/test*.jsonl.gz whose supervisions carry ``pinyin``.
+writes EXP/decode/oracle/<test_set>/hyp.jsonl for each DATA/test*.jsonl.gz whose supervisions carry ``pinyin``. With
+``--lm DIR``, a model that may know more text than the training set's, EXP/decode/oracle_lm/ likewise.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from lhotse import CutSet
 
+from speechlab.decoding import arpa
 from speechlab.decoding.ngram import NGram, choose
 from speechlab.errors import UserError, cli
 from speechlab.files import write_text
@@ -53,11 +56,36 @@ def readings_of(characters: set[str]) -> dict[str, list[str]]:
     return dict(table)
 
 
+def choose_by(lm: arpa.ArpaLM, candidates: Sequence[Sequence[str]], beam: int) -> tuple[list[str], float]:
+    """As ``ngram.choose``, by an ARPA model over units: of two ways into one of its states only the better can win."""
+    numbers = {unit: i for i, unit in enumerate(lm.units)}
+    states, scores, ways = lm.start(1), np.zeros(1), [()]
+    for options in candidates:
+        tokens = np.array([numbers.get(option, 1) for option in options])
+        log_probs, reached = lm.step(np.repeat(states, len(tokens)), np.tile(tokens, len(states)))
+        total = np.repeat(scores, len(tokens)) + log_probs
+        kept: dict[int, int] = {}
+        for place in np.argsort(-total, kind="stable"):
+            kept.setdefault(int(reached[place]), int(place))
+            if beam and len(kept) == beam:
+                break
+        places = list(kept.values())
+        ways = [(ways[p // len(tokens)], options[p % len(tokens)]) for p in places]
+        states, scores = reached[places], total[places]
+    scores = scores + lm.final(states)
+    way, best = ways[int(scores.argmax())], []
+    while way:
+        way, option = way
+        best.append(option)
+    return best[::-1], float(scores.max())
+
+
 @cli
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of train.jsonl.gz and test*.jsonl.gz")
     parser.add_argument("--exp", type=Path, required=True, help="experiment whose decode/oracle/ is written")
+    parser.add_argument("--lm", type=Path, help="the folder of a language model (lm.arpa): a second row, oracle_lm")
     parser.add_argument("--order", type=int, default=3, help="order of the character n-gram (default: 3)")
     parser.add_argument("--beam", type=int, default=200, help="contexts kept; 0: all, exact (default: 200)")
     args = parser.parse_args(argv)
@@ -81,21 +109,28 @@ def main(argv: list[str] | None = None) -> int:
     model = NGram(sorted(sentences), args.order)
     dictionary = readings_of(model.vocabulary)
 
-    for name, lines in tests.items():
-        written = []
-        for line, syllables in lines:
-            line |= {"hyp": "", "score": None, "error": None}
-            if syllables is None:
-                line["error"] = "no pinyin, or not one syllable a character"
-            else:
-                # A reading that no known character has is heard but can't be written: one <unk>, one error.
-                options = [sorted(seen.get(s, ())) or dictionary.get(s) or [UNWRITTEN] for s in syllables]
-                best, line["score"] = choose(model, options, args.beam)
-                line["hyp"] = "".join(best)
-            written.append(json.dumps(line, ensure_ascii=False) + "\n")
-        path = args.exp / "decode" / "oracle" / name / "hyp.jsonl"
-        write_text(path, "".join(written))
-        print(f"{path}: {len(written)} utterances")
+    heads: dict[str, Callable[[Sequence[Sequence[str]]], tuple[list[str], float]]] = {
+        "oracle": lambda options: choose(model, options, args.beam)}
+    if args.lm:
+        units = json.loads((args.lm / "lm.json").read_text(encoding="utf-8"))["units"]
+        lm = arpa.load(args.lm, units)
+        heads["oracle_lm"] = lambda options: choose_by(lm, options, args.beam)
+    for method, head in heads.items():
+        for name, lines in tests.items():
+            written = []
+            for line, syllables in lines:
+                answer = {**line, "hyp": "", "score": None, "error": None}
+                if syllables is None:
+                    answer["error"] = "no pinyin, or not one syllable a character"
+                else:
+                    # A reading that no known character has is heard but can't be written: one <unk>, one error.
+                    options = [sorted(seen.get(s, ())) or dictionary.get(s) or [UNWRITTEN] for s in syllables]
+                    best, answer["score"] = head(options)
+                    answer["hyp"] = "".join(best)
+                written.append(json.dumps(answer, ensure_ascii=False) + "\n")
+            path = args.exp / "decode" / method / name / "hyp.jsonl"
+            write_text(path, "".join(written))
+            print(f"{path}: {len(written)} utterances")
     return 0
 
 
