@@ -207,7 +207,9 @@ def distances(reference: Sequence[Hashable], hypotheses: Sequence[Sequence[Hasha
     numbers: dict[Hashable, int] = {}
     coded = [[numbers.setdefault(unit, len(numbers)) for unit in units] for units in (reference, *hypotheses)]
     width = max(map(len, coded[1:]), default=0)
-    units = np.array([row + [-1] * (width - len(row)) for row in coded[1:]], dtype=np.int64).reshape(-1, width)
+    units = np.full((len(hypotheses), width), -1)
+    for i, found in enumerate(coded[1:]):
+        units[i, : len(found)] = found
     steps = np.arange(width + 1)
     row = np.broadcast_to(steps, (len(units), width + 1))
     for unit in coded[0]:

@@ -1,0 +1,226 @@
+"""Language modelling: a network that learns the training transcripts, token by token.
+
+A recogniser weighs it beside its own opinion (speechlab/decoding/rescore.py); both must have been made with the same
+section ``tokens`` on the same corpus.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechlab.config import Component, from_dict, to_dict
+from speechlab.data.asr import read_split
+from speechlab.data.tokens import Tokenizer, TokensConfig
+from speechlab.errors import UserError
+from speechlab.training import checkpoint
+from speechlab.training.interface import Evaluation, Loss
+from speechlab.training.loop import TrainConfig, to_device
+from speechlab.training.optim import OptimConfig
+
+log = logging.getLogger("speechlab")
+BOUNDARY, UNKNOWN, PADDING = 0, 1, -100
+POOL = 50  # batches whose sentences are sorted by length together
+SHOWN = 4  # validation sentences in samples.md
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Section ``data``.
+
+    tokens: in a batch, padding counted. max_length: longer training sentences are left out, and counted in the log.
+    unknown: the share of training tokens that become the unknown one, which is seen nowhere else (tokens.min_count: 1)
+    and should have a probability, as should what stands beside it.
+    """
+
+    tokens: int = 4000
+    max_length: int = 500
+    unknown: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.tokens <= self.max_length:
+            raise ValueError(f"tokens = {self.tokens} is too few for a sentence of max_length = {self.max_length}")
+        if not 0 <= self.unknown < 1:
+            raise ValueError(f"unknown = {self.unknown:g} is a share: at least 0, less than 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A language model's config. ``model``: tokens (B, U) to logits (B, U, vocab); its size ``vocab`` is injected."""
+
+    task: str
+    model: Component
+    tokens: TokensConfig = TokensConfig()
+    data: TextConfig = TextConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class TextLoader:
+    """The batches of one epoch after another (see speechlab/training/interface.py, Loader).
+
+    Sentences of like length share a batch. Which, depends on seed and epoch alone; place p of a step takes its p-th
+    batch, whoever computes it. The last step of an epoch is filled up with batches from its beginning.
+
+    Args:
+        sentences: (id, token numbers).
+        size: tokens in a batch with padding, a sentence having one for its boundary.
+        train: shuffle; otherwise one order, and nothing twice.
+        unknown: see :class:`TextConfig`.
+    """
+
+    def __init__(self, sentences: list[tuple[str, list[int]]], size: int, *, train: bool, seed: int = 0, rank: int = 0,
+                 world_size: int = 1, accum: int = 1, unknown: float = 0.0):
+        if accum % world_size:
+            raise ValueError(f"accum = {accum} must be a multiple of the {world_size} processes")
+        self.sentences, self.tokens, self.train, self.seed, self.accum = sentences, size, train, seed, accum
+        self.unknown = unknown
+        self.places = range(rank, accum, world_size)
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """The sentences' numbers of each batch of ``epoch``."""
+        count = len(self.sentences)
+        generator = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
+        order = torch.randperm(count, generator=generator).tolist() if self.train else list(range(count))
+        mean = sum(len(ids) + 1 for _, ids in self.sentences) / max(count, 1)
+        pool = max(1, int(POOL * self.tokens / max(mean, 1))) if self.train else max(count, 1)
+        batches: list[list[int]] = []
+        for first in range(0, count, pool):
+            batch: list[int] = []
+            for i in sorted(order[first : first + pool], key=lambda i: len(self.sentences[i][1])):
+                if batch and (len(self.sentences[i][1]) + 1) * (len(batch) + 1) > self.tokens:
+                    batches.append(batch)
+                    batch = []
+                batch.append(i)
+            batches += [batch] if batch else []
+        if self.train:
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+            batches += [batches[i % len(batches)] for i in range(-len(batches) % self.accum)]
+        return batches
+
+    def size(self, epoch: int) -> int:
+        """The number of optimiser steps of ``epoch``."""
+        return len(self.plan(epoch)) // self.accum
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+        """The steps of ``epoch`` but the first ``skip``: each this process's (place, batch) pairs."""
+        plan = self.plan(epoch)
+        for step in range(skip, len(plan) // self.accum):
+            yield [(place, self.batch(plan[step * self.accum + place], (self.seed, epoch, step, place)))
+                   for place in self.places]
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """All sentences in order of length, for judging."""
+        return (self.batch(numbers, ()) for numbers in self.plan(0))
+
+    def batch(self, numbers: list[int], key: tuple[int, ...]) -> dict[str, Any]:
+        """``x`` (B, U) beginning with the boundary; ``y`` (B, U), what follows each of them, the boundary last."""
+        chosen = [self.sentences[i] for i in numbers]
+        width = 1 + max(len(ids) for _, ids in chosen)
+        x = torch.tensor([[BOUNDARY, *ids] + [BOUNDARY] * (width - 1 - len(ids)) for _, ids in chosen])
+        y = torch.tensor([[*ids, BOUNDARY] + [PADDING] * (width - 1 - len(ids)) for _, ids in chosen])
+        if self.unknown and self.train:
+            drawn = torch.rand(y.shape, generator=torch.Generator().manual_seed(hash(key) % 2**63)) < self.unknown
+            drawn &= y > BOUNDARY
+            y = y.masked_fill(drawn, UNKNOWN)
+            x[:, 1:] = x[:, 1:].masked_fill(drawn[:, :-1], UNKNOWN)
+        return {"x": x, "y": y, "ids": [name for name, _ in chosen]}
+
+
+class LmTask:
+    """Training and judging a language model on the transcripts of ``data/<corpus>`` (see training/interface.py)."""
+
+    metric = "perplexity"
+
+    def __init__(self, config: Config, data: Path, device: torch.device, seed: int | None = None):
+        self.config, self.data, self.device = config, data, device
+        self.tokenizer = Tokenizer.load(data / config.tokens.name())
+        self.model = build_lm(config, len(self.tokenizer))
+        self.seed = config.train.seed if seed is None else seed
+        sentences = self._sentences("dev")
+        self.valid = TextLoader(sentences, config.data.tokens, train=False)
+        self.shown = sorted(name for name, _ in sentences)[:: max(1, len(sentences) // SHOWN)][:SHOWN]
+
+    def _sentences(self, split: str) -> list[tuple[str, list[int]]]:
+        return [(s.id, self.tokenizer.encode(s.text)) for cut in read_split(self.data, split) for s in cut.supervisions]
+
+    def loader(self, rank: int = 0, world_size: int = 1, accum: int = 1) -> TextLoader:
+        """Training batches for one of ``world_size`` processes, ``accum`` to a step of all of them."""
+        sentences = self._sentences("train")
+        kept = [(name, ids) for name, ids in sentences if len(ids) <= self.config.data.max_length]
+        if not kept:
+            raise UserError(f"no training sentence has at most data.max_length = {self.config.data.max_length} tokens")
+        if rank == 0:
+            log.info("training on %d sentences, %d tokens (%d too long ones left out)", len(kept),
+                     sum(len(ids) for _, ids in kept), len(sentences) - len(kept))
+        return TextLoader(kept, self.config.data.tokens, train=True, seed=self.seed, rank=rank, world_size=world_size,
+                          accum=accum, unknown=self.config.data.unknown)
+
+    def optimized(self) -> dict[str, list[nn.Parameter]]:
+        return {"model": list(self.model.parameters())}
+
+    def loss(self, batch: dict[str, Any], which: str) -> Loss:
+        return cross_entropy(self.model(batch["x"]), batch["y"])
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Perplexity per token, ends of sentences counted as tokens, and unknown ones as the token that they became."""
+        total = count = 0.0
+        samples: dict[str, tuple[str, str, str]] = {}
+        for batch in self.valid.batches():
+            batch = to_device(batch, self.device)
+            logits = model(batch["x"])
+            loss = cross_entropy(logits, batch["y"])
+            total, count = total + float(loss.total), count + float(loss.count)
+            for i in (i for i, name in enumerate(batch["ids"]) if name in self.shown):
+                said, guessed = batch["y"][i], logits[i].argmax(-1)[batch["y"][i] != PADDING]
+                name = batch["ids"][i]
+                samples[name] = (name, self.tokenizer.decode(said[said > 0].tolist()), self._spell(guessed.tolist()))
+        mean = total / max(count, 1)
+        return Evaluation({"loss": mean, "perplexity": math.exp(min(mean, 700.0))},
+                          [samples[name] for name in self.shown if name in samples])
+
+    def _spell(self, ids: list[int]) -> str:
+        """What was the likeliest token at each place, each known from the true ones before it; ``/`` for the end."""
+        return " ".join("/" if i == BOUNDARY else self.tokenizer.units[i] for i in ids)
+
+    def state(self) -> dict[str, Any]:
+        return {"config": to_dict(self.config), "tokens": self.tokenizer.state()}
+
+
+def build_lm(config: Config, vocab: int) -> nn.Module:
+    """The network that a config describes."""
+    try:
+        return config.model.build(vocab=vocab)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model: {error}", 2) from None
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Loss:
+    """Negative log likelihood of ``y`` (B, U), summed, where it is no padding; counted in tokens."""
+    total = F.cross_entropy(logits.float().transpose(1, 2), y, ignore_index=PADDING, reduction="sum")
+    return Loss(total, (y != PADDING).sum().to(total))
+
+
+def load_lm(exp: str | Path, device: torch.device) -> tuple[nn.Module, list[str]]:
+    """The language model trained in the experiment's folder ``exp``, ready to judge, and its units in order.
+
+    Raises UserError where there is none.
+    """
+    path = Path(exp) / "checkpoints" / "final.pt"
+    if not path.is_file():
+        raise UserError(f"no {path}: train a language model first (task: lm)")
+    state = checkpoint.load(path)
+    config = from_dict(state["config"], str(path))
+    if not isinstance(config, Config):
+        raise UserError(f"{path} is no language model: its task is {config.task}")
+    model = build_lm(config, len(state["tokens"]["units"]))
+    model.load_state_dict(state["model"])
+    return model.to(device).eval(), list(state["tokens"]["units"])
