@@ -127,6 +127,26 @@ def test_it_stops_when_nothing_better_can_come():
     assert toy.asked <= 4 and all(h.score > -30 for h in found[0])
 
 
+def test_a_bonus_may_bring_back_what_fell_behind():
+    toy = Toy(1, 3)
+    toy.made = {(0, *[1] * size): torch.tensor([-9.0, -1e-4, -9.0]) for size in range(1, 4)}
+    toy.made |= {(0,): torch.tensor([-1.0, -4.0, -9.0]), (0, 1, 1, 1, 1): torch.tensor([-1e-4, -9.0, -9.0])}
+    (found,) = beam_search({"a": (toy, 1.0)}, 1, max_lengths=torch.tensor([4]), vocab=3, beam=1, nbest=1,
+                           length_bonus=1.0)
+    assert found[0].tokens == [1, 1, 1, 1] and found[0].score == pytest.approx(0.0, abs=1e-3)  # after 1 it was -3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_margin_touches_nothing_within_it(seed):
+    found = {}
+    for margin in (2.0, INF):
+        toy = Toy(1, 6, 200 + seed, scale=2.0)
+        (found[margin],) = beam_search({"a": (toy, 1.0)}, 1, max_lengths=torch.tensor([6]), vocab=6, beam=4, nbest=12,
+                                       margin=margin)
+    near = [h for h in found[INF] if h.score >= found[INF][0].score - 2.0]
+    assert found[2.0][: len(near)] == near
+
+
 def test_the_end_is_forced_at_the_limit():
     toy = Toy(1, 4, 7, scale=0.1, end=-30.0)
     (found,) = beam_search({"a": (toy, 1.0)}, 1, max_lengths=torch.tensor([5]), vocab=4, beam=2, nbest=2, margin=INF)

@@ -79,6 +79,9 @@ def test_batches_hold_every_sentence_once_and_no_more_tokens_than_allowed():
         assert [b["ids"] for step in loader.epoch(epoch, skip=2) for _, b in step] == [b["ids"] for b in batches[4:]]
         seen.append(ids)
     assert seen[0] != seen[1]
+    assert {len(step) for step in TextLoader(sentences(), 40, train=True, accum=7).epoch(0)} == {7}
+    assert {name for step in TextLoader(sentences(), 40, train=True, accum=7).epoch(0) for _, batch in step
+            for name in batch["ids"]} == {name for name, _ in sentences()}
     alone = [loader for rank in (0, 1) for loader in [TextLoader(sentences(), 40, train=True, seed=3, rank=rank,
                                                                   world_size=2, accum=2)]]
     shared = [batch["ids"] for steps in zip(*(one.epoch(1) for one in alone)) for step in steps for _, batch in step]

@@ -146,6 +146,8 @@ def test_tuning_finds_what_trying_everything_finds():
     assert found.errors < tried[0.0, 0.0] and found.units == sum(map(len, references))
     assert (found.weights["lm"], found.length_bonus) == min(tried, key=tried.get)  # of equals the first of the grid
     assert tune(nbest, references, ["ctc", "lm"], grid) == found
+    one = tune([h[:1] for h in nbest], references, ["ctc"], {"ctc": [float(n) for n in range(3, 300)]})
+    assert one.weights == {"ctc": 3.0}
 
 
 def test_tuning_reads_tokens_as_it_is_told_and_bears_the_impossible():
