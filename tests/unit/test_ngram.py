@@ -45,6 +45,41 @@ def test_a_sentence_start_keeps_its_plain_counts_in_lower_orders():
     assert model.probability("b", "a") == pytest.approx((1 - 0.5) / 2 + 0.5 * 2 / 2 * model.probability("b"))
 
 
+def test_three_discounts_by_hand():
+    """Unigrams, beside </s>: once 4, twice 3, three times 2, four times 1. So Y = 4 / (4 + 6) = .4,
+    D1 = 1 - 2 Y 3/4 = .4, D2 = 2 - 3 Y 2/3 = 1.2, D3 = 3 - 4 Y 1/2 = 2.2."""
+    words = [*"abcd", *"eeffgg", *"hhhiii", *"jjjj"]
+    model = NGram(words, order=1)
+    total = len(words) * 2  # each is a sentence, with its end
+    free = (4 * 0.4 + 3 * 1.2 + 2 * 2.2 + 2.2 + 2.2) / total / 12
+    assert len(model.vocabulary) == 12
+    assert model.probability("a") == pytest.approx((1 - 0.4) / total + free)
+    assert model.probability("e") == pytest.approx((2 - 1.2) / total + free)
+    assert model.probability("h") == pytest.approx((3 - 2.2) / total + free)
+    assert model.probability("j") == pytest.approx((4 - 2.2) / total + free)
+    assert model.probability(END) == pytest.approx((20 - 2.2) / total + free)
+
+
+def test_weights_of_sentences():
+    text, other = sentences(60), sentences(60, seed=9)
+    for order in (1, 3):
+        plain, ones = NGram(text, order), NGram(text, order, weights=[1.0] * 60)
+        assert ones.log_probability("abc") == pytest.approx(plain.log_probability("abc"))
+        mixed = [NGram([*text, *other], order, [1] * 60 + [weight] * 60) for weight in (1e-3, 0.1, 0.5, 1)]
+        nearer = [model.perplexity(other) for model in mixed]
+        assert nearer == sorted(nearer, reverse=True), "the more it weighs, the better it is predicted"
+        for model, context in itertools.product(mixed, ["", "a", "ab", "zz"]):
+            assert sum(model.probability(token, context) for token in model.vocabulary) == pytest.approx(1)
+    with pytest.raises(ValueError, match="weight"):
+        NGram(["a"], weights=[0.0])
+
+
+def test_a_wider_vocabulary_takes_a_share():
+    model = NGram(["ab"], 2, vocabulary="xy")
+    assert model.probability("x", "a") == model.probability("y", "a") == model.probability(UNKNOWN, "a") > 0
+    assert sum(model.probability(token, "a") for token in model.vocabulary) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_probabilities_sum_to_one_in_every_context(order):
     model = NGram(sentences(), order)

@@ -1,0 +1,382 @@
+"""Any ARPA language model, read onto a recogniser's token ids and scored in arrays.
+
+A backoff model is a graph. A state is a context that the file knows, an arc is an n-gram (context, token) with its
+probability, and what a state lacks is asked of its fallback, the context without its first token, at the price of the
+state's backoff weight. All arcs stand in one array sorted by ``state * V + token``, states numbered by order: arc a
+of a lower order leads to the state a + 1. Looking up thousands of (state, token) is then a few numpy operations.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from speechlab.errors import UserError
+
+_LN10 = math.log(10.0)
+_CHUNK = 200_000  # lines read at once: bounds the memory that Python's objects take
+_ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93))
+
+
+class Section(NamedTuple):
+    """The n-grams of one order that are made of units only: ids (n, order), natural logs (n,), lines of the file."""
+
+    ids: np.ndarray
+    log_probs: np.ndarray
+    backoffs: np.ndarray
+    lines: np.ndarray
+
+
+class ArpaLM:
+    """p(token | context) for batches of states and tokens.
+
+    Token ids are the recogniser's; 0, its blank, is the boundary: ``<s>`` in a context and ``</s>`` as a next token.
+    States are integers without any other meaning.
+
+    Args:
+        units: the recogniser's units in the order of ids; the first, blank, is no word.
+        sections: the n-grams by order.
+    Raises:
+        UserError: where an n-gram stands twice, or its context does not stand in the file.
+    """
+
+    def __init__(self, units: Sequence[str], sections: Sequence[Section], where: str = "language model"):
+        self.units, self.order = list(units), len(sections)
+        size = len(self.units)
+        # Of the empty state 0, an arc for each token: arcs 0 ... V - 1, and states 1 ... V after them.
+        first = sections[0]
+        keys, log_probs = np.arange(size), np.empty(size)
+        backoffs = np.zeros(1 + size)
+        log_probs[first.ids[:, 0]] = first.log_probs
+        if self.order > 1:  # what is of the highest order is no context
+            backoffs[1 + first.ids[:, 0]] = first.backoffs
+        fallbacks = np.zeros(1 + size, np.int64)
+        follow = 1 + np.arange(size)
+        for order, section in enumerate(sections[1:], 2):
+            contexts = 1 + section.ids[:, 0]
+            for column in range(1, order - 1):
+                contexts = 1 + _search(keys, contexts * size + section.ids[:, column])
+                if not contexts.all():
+                    line = section.lines[np.argmin(contexts)]
+                    raise UserError(f"{where}, line {line}: the context of this {order}-gram is not in the file")
+            mine = contexts * size + section.ids[:, -1]
+            rank = np.argsort(mine, kind="stable")
+            twice = np.flatnonzero(mine[rank][1:] == mine[rank][:-1])
+            if len(twice):
+                raise UserError(f"{where}, line {section.lines[rank[twice[0] + 1]]}: this n-gram stands in it twice")
+            shorter = _suffixes(keys, fallbacks, contexts[rank], section.ids[rank, -1], size)
+            if order < self.order:
+                follow = np.concatenate([follow, 1 + len(keys) + np.arange(len(rank))])
+                fallbacks = np.concatenate([fallbacks, shorter])
+                backoffs = np.concatenate([backoffs, section.backoffs[rank]])
+            else:
+                follow = np.concatenate([follow, shorter])
+            keys = np.concatenate([keys, mine[rank]])
+            log_probs = np.concatenate([log_probs, section.log_probs[rank]])
+
+        states = len(fallbacks)
+        self._first = np.searchsorted(keys, np.arange(states + 1) * size)  # state s has arcs first[s]...first[s+1]-1
+        # A state that knows no arc and whose weight is 1 is its fallback under another name.
+        needed = (np.diff(self._first) > 0) | (backoffs != 0)
+        proper = np.arange(states)
+        for _ in range(self.order - 1):  # each round, one state shorter
+            proper = np.where(needed[proper], proper, np.append(fallbacks, 0)[proper])
+        self._fallbacks, self._follow = proper[fallbacks], proper[follow]
+        self._start = int(proper[1])
+        self._keys = np.append(keys, np.iinfo(np.int64).max)  # what an empty slot points to is no key
+        self._log_probs, self._backoffs = log_probs, backoffs
+        self._table, self._shift = _cuckoo(keys)
+        self._none = len(keys)
+
+    @classmethod
+    def read(cls, path: str | Path, units: Sequence[str]) -> ArpaLM:
+        """Read an ARPA file (gzipped where it ends in .gz).
+
+        Words that are no unit are passed over, with their n-grams. A unit that the file lacks gets the probability of
+        ``<unk>``, or of the file's least probable word where there is no ``<unk>``.
+
+        Raises:
+            UserError: with the line, for a file that is no ARPA or broken; for one over other units.
+        """
+        path = Path(path)
+        try:
+            with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+                return cls(units, _read(file, units, str(path)), str(path))
+        except FileNotFoundError:
+            raise UserError(f"no language model {path}") from None
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise UserError(f"{path} is not a whole gzip file: {error}") from None
+
+    def __len__(self) -> int:
+        """How many n-grams it knows, those of one unit each included."""
+        return self._none
+
+    def start(self, n: int) -> np.ndarray:
+        """``(n,)`` states at the beginning of a sentence, int64."""
+        return np.full(n, self._start)
+
+    def step(self, states: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Natural log p(token | state), float64, and the states after the tokens; all ``(N,)``."""
+        log_probs, arcs = self.score(np.asarray(states, np.int64), np.asarray(tokens, np.int64))
+        return log_probs, self._follow[arcs]
+
+    def score(self, states: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`step`, with the arcs taken in place of states: :meth:`follow` of those that are wanted."""
+        arcs = self._find(states, tokens)
+        left = (arcs == self._none).nonzero()[0]
+        paid = np.zeros(len(arcs))
+        arcs[left] = tokens.take(left)  # of the empty state, arc a is token a: what holds if no shorter state helps
+        states = states.take(left)
+        while len(left):
+            paid[left] += self._backoffs.take(states)
+            states = self._fallbacks.take(states)
+            some = states.nonzero()[0]
+            left, states = left.take(some), states.take(some)
+            found = self._find(states, tokens.take(left))
+            known = found != self._none
+            arcs[left[known]] = found[known]
+            some = (~known).nonzero()[0]
+            left, states = left.take(some), states.take(some)
+        return paid + self._log_probs.take(arcs), arcs
+
+    def follow(self, arcs: np.ndarray) -> np.ndarray:
+        """The states after arcs."""
+        return self._follow[arcs]
+
+    def step_all(self, states: np.ndarray) -> np.ndarray:
+        """Natural log p of every next token, ``(N, V)``, from states ``(N,)``; column 0 is ``</s>``."""
+        states, inverse = np.unique(states, return_inverse=True)
+        chain, paid = [states], [np.zeros(len(states))]
+        for _ in range(self.order - 1):
+            paid.append(paid[-1] + self._backoffs[chain[-1]])
+            chain.append(self._fallbacks[chain[-1]])
+        table = paid[-1][:, None] + self._log_probs[: len(self.units)]
+        for known, price in zip(reversed(chain[:-1]), reversed(paid[:-1])):  # the longer context has the last word
+            first = self._first[known]
+            count = np.where(known > 0, self._first[known + 1] - first, 0)
+            rows = np.repeat(np.arange(len(known)), count)
+            arcs = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count) + first[rows]
+            table[rows, self._keys[arcs] % len(self.units)] = price[rows] + self._log_probs[arcs]
+        return table[inverse]
+
+    def final(self, states: np.ndarray) -> np.ndarray:
+        """Natural log p(``</s>`` | state), ``(N,)``."""
+        return self.score(states, np.zeros_like(states))[0]
+
+    def perplexity(self, sequences: Iterable[Sequence[int]]) -> float:
+        """Per token, ends of sentences counted as tokens. NaN for no sequence."""
+        sequences = sorted(map(list, sequences), key=len, reverse=True)
+        sizes = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        states, total = self.start(len(sequences)), 0.0
+        for position in range(int(sizes.max(initial=0))):
+            active = int((sizes > position).sum())
+            tokens = np.array([sequence[position] for sequence in sequences[:active]], dtype=np.int64)
+            log_probs, states[:active] = self.step(states[:active], tokens)
+            total += log_probs.sum()
+        total += self.final(states).sum()
+        return math.exp(-total / (sizes.sum() + len(sizes))) if len(sizes) else math.nan
+
+    def _find(self, states: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The arcs of (state, token) pairs; ``_none`` where the file has none. Looking in both slots of each key beats
+        bisection from some ten thousand n-grams on, five times at a million.
+        """
+        keys = states * len(self.units) + tokens
+        one, other = (self._table.take(slots) for slots in _slots(keys, self._shift))
+        other = np.where(self._keys.take(other) == keys, other, self._none)
+        return np.where(self._keys.take(one) == keys, one, other)
+
+
+def load(folder: str | Path, units: Sequence[str]) -> ArpaLM:
+    """The language model of ``data/<corpus>/lm-<hash>`` for a recogniser of these units.
+
+    Raises:
+        UserError: where it is not there, is broken, or is over other units.
+    """
+    folder = Path(folder)
+    try:
+        theirs = json.loads((folder / "lm.json").read_text(encoding="utf-8"))["units"]
+    except FileNotFoundError:
+        raise UserError(f"no {folder / 'lm.json'}: run the recipe's language model stage") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'lm.json'} does not describe a language model: make it again") from None
+    if theirs != list(units):
+        raise UserError(f"the language model in {folder} is over other units ({len(theirs)}) than the recogniser's "
+                        f"({len(units)}): make it with the token list that the recogniser was trained with")
+    return ArpaLM.read(folder / "lm.arpa", units)
+
+
+def _search(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Positions of ``wanted`` in the sorted ``keys``, -1 where absent."""
+    at = np.searchsorted(keys, wanted)
+    return np.where(keys[np.minimum(at, len(keys) - 1)] == wanted, at, -1)
+
+
+def _suffixes(keys: np.ndarray, fallbacks: np.ndarray, contexts: np.ndarray, tokens: np.ndarray,
+              size: int) -> np.ndarray:
+    """The state of the longest known suffix, its first token dropped, of each n-gram (context, token)."""
+    answers = 1 + tokens  # the token alone; after </s>, which nothing follows, any state will do
+    contexts = fallbacks[contexts]
+    left = np.flatnonzero(contexts)
+    while len(left):
+        found = _search(keys, contexts[left] * size + tokens[left])
+        answers[left[found >= 0]] = 1 + found[found >= 0]
+        left = left[found < 0]
+        contexts[left] = fallbacks[contexts[left]]
+        left = left[contexts[left] > 0]
+    return answers
+
+
+def _slots(keys: np.ndarray, shift: np.uint64) -> tuple[np.ndarray, np.ndarray]:
+    """The two slots of each key: the upper bits of its products with two odd constants (Knuth, TAOCP 3, 6.4)."""
+    keys = keys.view(np.uint64)
+    return (keys * _ODD[0] >> shift).view(np.int64), (keys * _ODD[1] >> shift).view(np.int64)
+
+
+def _cuckoo(keys: np.ndarray) -> tuple[np.ndarray, np.uint64]:
+    """A table of positions in ``keys``, each in one of its key's two slots (empty ones hold ``len(keys)``), and the
+    shift of :func:`_slots`. Cuckoo hashing (Pagh & Rodler 2004), all keys at once: those thrown out take their other.
+    """
+    size = len(keys)
+    bits = max(4, math.ceil(math.log2(3 * size)))
+    while True:
+        shift = np.uint64(64 - bits)
+        slots = np.stack(_slots(keys, shift))
+        table = np.full(1 << bits, size, np.int64 if size >= 2**31 else np.int32)
+        chosen, left = np.zeros(size, np.int8), np.arange(size)
+        for _ in range(100):  # a dozen will do
+            wanted = slots[chosen[left], left]
+            thrown = table[wanted]
+            table[wanted] = left  # of several that want one slot, one gets it
+            left = np.concatenate([left[table[wanted] != left], np.unique(thrown[thrown < size])])
+            if not len(left):
+                return table, shift
+            chosen[left] ^= 1
+        bits += 1
+
+
+def _read(file: Iterable[bytes], units: Sequence[str], where: str) -> list[Section]:
+    """The sections of an ARPA file. <s> is id 0 in front, </s> is id 0 at the end; n-grams of other words are left out.
+
+    Bytes, not text: some units (the ideographic space) are white space to ``str.split`` and are not to ARPA.
+    """
+    size = len(units)
+    begin, unknown = size, size + 1
+    index = {unit.encode(): number for number, unit in enumerate(units) if number}
+    index |= {b"<s>": begin, b"</s>": 0}
+    for name in (b"<unk>", b"<UNK>"):
+        index.setdefault(name, unknown)
+    lines = enumerate(file, 1)
+    counts = _header(lines, where)
+    sections = []
+    for order, count in enumerate(counts, 1):
+        parts = []
+        for start in range(0, count, _CHUNK):
+            parts.append(_grams(list(itertools.islice(lines, min(_CHUNK, count - start))), order, index, where))
+            got = sum(len(chunk[0]) for chunk in parts)
+            if got < min(start + _CHUNK, count):
+                raise UserError(f"{where} ends within its {order}-grams: {got} of {count} are there; it is cut short")
+        ids, log_probs, backoffs, numbers = (np.concatenate(column) for column in zip(*parts))
+        _expect(lines, b"\\end\\" if order == len(counts) else b"\\%d-grams:" % (order + 1), where, order, count)
+        if order == 1:
+            sections.append(_unigrams(ids[:, 0], log_probs, backoffs, numbers, units, where))
+            continue
+        ids[:, 0] = np.where(ids[:, 0] == begin, 0, np.where(ids[:, 0] == 0, -1, ids[:, 0]))  # </s> begins nothing
+        ids[:, 1:-1][ids[:, 1:-1] == 0] = -1
+        kept = ((ids >= 0) & (ids < size)).all(1)
+        sections.append(Section(ids[kept], log_probs[kept], backoffs[kept], numbers[kept]))
+    return sections
+
+
+def _header(lines: Iterator[tuple[int, bytes]], where: str) -> list[int]:
+    """The counts by order, read up to the line ``\\1-grams:``."""
+    if not any(line.strip() == b"\\data\\" for _, line in lines):
+        raise UserError(f"{where} is not an ARPA language model: it has no line \\data\\")
+    counts: list[int] = []
+    number = 0
+    for number, line in lines:
+        line = line.strip()
+        if line == b"\\1-grams:" and counts:
+            return counts
+        if line:
+            found = re.fullmatch(rb"ngram\s+%d\s*=\s*(\d+)" % (len(counts) + 1), line)
+            if not found or not int(found[1]):
+                raise UserError(f"{where}, line {number}: expected 'ngram {len(counts) + 1}=<count>' before the line "
+                                f"\\1-grams:, not {_shown(line)}")
+            counts.append(int(found[1]))
+    raise UserError(f"{where}, line {number}: it ends before its 1-grams; the file is cut short")
+
+
+def _expect(lines: Iterator[tuple[int, bytes]], wanted: bytes, where: str, order: int, count: int) -> None:
+    """Pass over empty lines to the next section's name."""
+    for number, line in lines:
+        if line.strip() == wanted:
+            return
+        if line.strip():
+            raise UserError(f"{where}, line {number}: expected {wanted.decode()} after the {count} {order}-grams that "
+                            f"the header counts, not {_shown(line)}")
+    raise UserError(f"{where} ends without {wanted.decode()}: the file is cut short")
+
+
+def _grams(lines: list[tuple[int, bytes]], order: int, index: dict[bytes, int], where: str) -> tuple[np.ndarray, ...]:
+    """A section's ids (n, order), -1 for words that are no unit, natural logs of p and backoff (n,), line numbers."""
+    numbers = np.array([number for number, _ in lines], dtype=np.int64)
+    rows = [line.split() for _, line in lines]
+    for number, row in zip(numbers, rows):
+        if not order < len(row) < order + 3:
+            raise UserError(f"{where}, line {number}: expected a log probability, {order} words and perhaps a backoff "
+                            f"weight, not {_shown(b' '.join(row))}")
+    ids = np.array([[index.get(word, -1) for word in row[1 : order + 1]] for row in rows], np.int64).reshape(-1, order)
+    values = []
+    for cells in ([row[0] for row in rows], [row[order + 1] if len(row) > order + 1 else b"0" for row in rows]):
+        try:
+            column = np.array(cells, dtype="S").astype(np.float64) if cells else np.empty(0)
+        except ValueError:
+            column = np.array([_number(cell) for cell in cells])
+        bad = ~(column < np.inf) if values else ~(column <= 0)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise UserError(f"{where}, line {numbers[row]}: {_shown(cells[row])} is not "
+                            + ("a backoff weight" if values else "the log10 of a probability"))
+        values.append(np.maximum(column, -99.0) * _LN10)
+    return ids, *values, numbers
+
+
+def _shown(text: bytes) -> str:
+    """At most 60 characters of a line, in quotes."""
+    text = text.decode(errors="replace")
+    return f"'{text[:60]}...'" if len(text) > 60 else f"'{text}'" if text else "an empty line"
+
+
+def _number(cell: bytes) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _unigrams(ids: np.ndarray, log_probs: np.ndarray, backoffs: np.ndarray, numbers: np.ndarray, units: Sequence[str],
+              where: str) -> Section:
+    """A row for each unit, in the order of ids: row 0 has the probability of ``</s>`` and the backoff of ``<s>``."""
+    size = len(units)
+    begin, unknown = size, size + 1
+    floor = log_probs[log_probs > -99.0 * _LN10].min(initial=0.0)
+    known = np.zeros(size + 2, bool)
+    known[ids[ids >= 0]] = True
+    if 2 * known[1:size].sum() < size - 1:
+        raise UserError(f"{where} is a language model over other units: it has {known[1:size].sum()} of the "
+                        f"recogniser's {size - 1} (a model over words for a recogniser of characters?)")
+    column, weight = np.full(size + 2, floor), np.zeros(size + 2)
+    column[ids[ids >= 0]], weight[ids[ids >= 0]] = log_probs[ids >= 0], backoffs[ids >= 0]
+    # <unk> is a unit of the recogniser as a rule, and in any case the word that other missing units are.
+    missing = next((n for n in (units.index("<unk>") if "<unk>" in units else unknown, unknown) if known[n]), None)
+    column[:size][~known[:size]] = floor if missing is None else column[missing]
+    weight[0] = weight[begin]
+    return Section(np.arange(size)[:, None], column[:size], weight[:size], np.zeros(size, np.int64))
