@@ -49,6 +49,8 @@ def check_posteriors(log_probs: Tensor, lengths: Tensor) -> list[str | None]:
     if len(lengths) and int(lengths.max()) > log_probs.shape[1]:
         raise ValueError(f"a length of {int(lengths.max())} in a batch of {log_probs.shape[1]} frames")
     inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths.to(log_probs.device)[:, None]
+    if log_probs.device.type == "cpu" and _sound(log_probs, inside):
+        return [None] * len(lengths)
     total = log_probs.float().logsumexp(-1)  # NaN and inf pass through the sum, so one (B, T) array tells all
     finite = total.isfinite() | ~inside
     summed = (total.abs() < _ROW_SUM_TOLERANCE) | ~inside
@@ -63,6 +65,13 @@ def check_posteriors(log_probs: Tensor, lengths: Tensor) -> list[str | None]:
         else:
             answers.append(None)
     return answers
+
+
+def _sound(log_probs: Tensor, inside: Tensor) -> bool:
+    """Whether all frames sum to one: what is so nearly always, in a third of the time that torch's logsumexp takes."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.exp(log_probs.detach().float().numpy()).sum(-1)
+        return bool((np.abs(total - 1) < _ROW_SUM_TOLERANCE - 0.002)[inside.numpy()].all())  # narrower than its log
 
 
 @torch.no_grad()

@@ -1,0 +1,365 @@
+"""CTC prefix beam search with an n-gram language model fused in, for many utterances at once.
+
+The search is Graves' (2012) with the fusion of Hannun et al. (2014): a prefix has the probability of all CTC paths that
+collapse to it, those that end in blank kept apart from those that do not; when it grows by a unit, the language model's
+log probability of that unit is added with a weight, and a bonus a unit. Here the prefixes of all utterances stand in
+flat arrays, and one step of numpy operations takes each utterance over its next frame, without any loop over
+utterances, prefixes or candidates. Two things keep the steps few and small and change no answer:
+
+* A frame in which only blank reaches ``prune`` multiplies all prefixes of an utterance by one number. It is no step of
+  its own but a factor noted beside the next, so utterances need not pause at the same frames.
+* A grown prefix that would not reach a full beam were its unit certain to the language model is dropped before that is
+  asked.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechlab.decoding.alignment import token_frames
+from speechlab.decoding.arpa import ArpaLM
+from speechlab.decoding.ctc import Hypothesis, check_posteriors
+from speechlab.errors import UserError
+
+# Odd 64-bit constants for the hash of a prefix (splitmix64's; Steele, Lea & Flood 2014), as signed integers.
+_MIX, _SPREAD = (np.array(value, np.uint64).view(np.int64) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9))
+
+
+@torch.no_grad()
+def fused_beam(
+    log_probs: Tensor,
+    lengths: Tensor,
+    lm: ArpaLM | None = None,
+    *,
+    beam: int = 8,
+    nbest: int = 8,
+    lm_weight: float = 0.3,
+    length_bonus: float = 0.0,
+    top: int = 20,
+    prune: float = 1e-3,
+    threshold: float = 10.0,
+    blank: int = 0,
+    times: bool = True,
+) -> list[list[Hypothesis]]:
+    """The best token sequences of each utterance by ``log p_ctc + lm_weight * log p_lm + length_bonus * tokens``.
+
+    Args:
+        log_probs: natural log posteriors, ``(B, T, V)``.
+        lengths: frames of each utterance, ``(B,)``.
+        lm: the language model over the same units; None for none.
+        beam: prefixes kept after each frame.
+        nbest: answers an utterance at most.
+        lm_weight: of the language model's natural log probability, ``</s>`` included; at least 0.
+        length_bonus: added for each token; makes up for the language model's liking of short answers.
+        top: units looked at in one frame at most.
+        prune: units under this posterior are left out of a frame (its best unit and blank never are).
+        threshold: prefixes that score this much less than their utterance's best (natural log) are dropped.
+        blank: the index of CTC's blank; 0 where there is a language model.
+        times: whether the best answer gets its tokens' frames (by alignment).
+
+    Returns:
+        For each utterance its answers, the best first. ``score`` is the sum above; ``parts`` has ``ctc`` and ``lm``,
+        natural log probabilities without weights (``ctc`` summed over the paths within the beam). An unsound posterior
+        gives one answer with ``error``.
+
+    Raises:
+        UserError: for an option out of range.
+    """
+    for name, value, least in (("beam", beam, 1), ("nbest", nbest, 1), ("top", top, 1)):
+        if value < least:
+            raise UserError(f"CTC beam search: {name} is {value}; it must be at least {least}")
+    if not 0 <= prune < 1:
+        raise UserError(f"CTC beam search: prune is {prune}; it is a probability, at least 0 and less than 1")
+    if not lm_weight >= 0 or not threshold > 0:
+        raise UserError(f"CTC beam search: lm_weight is {lm_weight} (at least 0), threshold {threshold} (over 0)")
+    if lm is not None and (blank or len(lm.units) != log_probs.shape[-1]):
+        raise UserError(f"CTC beam search: a language model of {len(lm.units)} units, posteriors of "
+                        f"{log_probs.shape[-1]} (blank {blank}): both must have the same units, blank the first")
+    errors = check_posteriors(log_probs, lengths)
+    log_probs = log_probs.float().cpu()
+    sizes = np.array([0 if error else size for error, size in zip(errors, lengths.tolist())], dtype=np.int64)
+    steps = _prepare(log_probs.numpy(), sizes, blank, prune, top)
+    found = _Search(steps, lm, beam, lm_weight, length_bonus, threshold, log_probs.shape[2], blank).run(nbest)
+    answers = [[Hypothesis(error=error)] if error else mine for error, mine in zip(errors, found)]
+    if times:
+        # The search's own times are where a prefix was first thought of, not where it is spoken.
+        frames = token_frames(log_probs.numpy(), sizes, [mine[0].tokens for mine in answers], blank)
+        for mine, (starts, ends) in zip(answers, frames):
+            mine[0].starts, mine[0].ends = starts, ends
+    return answers
+
+
+class _Steps(NamedTuple):
+    """What the search needs of the posteriors. A step is a frame with candidates; each utterance has its own number of
+    steps, and they are put in order by it, the most first: step s concerns the first ``bounds[s + 1] - bounds[s]`` of
+    them. P pairs (step, utterance) stand step by step, their C candidates in the same order.
+    """
+
+    order: np.ndarray  # (B,) utterances as the caller numbers them
+    bounds: np.ndarray  # (steps + 1,) pairs of a step
+    blank: np.ndarray  # (P,) posterior of blank
+    pause: np.ndarray  # (P,) log of blank's posteriors over the frames without candidates since the step before
+    carry: np.ndarray  # (P,) 0 where there were such frames, else 1
+    first: np.ndarray  # (P + 1,) candidates of a pair
+    count: np.ndarray  # (P,) how many
+    units: np.ndarray  # (C,) ascending within a pair
+    logs: np.ndarray  # (C,) log posteriors
+    probs: np.ndarray  # (C,) posteriors
+    keys: np.ndarray  # (C + 1,) ascending: pair * V + unit; one more that is above them all
+    rest: np.ndarray  # (B,) as pause, after the last step, in ``order``
+
+
+def _candidates(log_probs: np.ndarray, utterance: np.ndarray, time: np.ndarray, prune: float,
+                top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The units to look at: frames (as indices into ``utterance`` and ``time``) and units, sorted by both, and their
+    log posteriors.
+    """
+    vocab = log_probs.shape[2]
+    least = np.finfo(np.float32).min  # never minus infinity
+    likely = np.float32(math.log(prune) if prune else least)
+    begin = np.flatnonzero(time == 0)
+    found = [np.zeros(0, np.int64)]
+    for row, start, size in zip(utterance[begin], begin, np.diff(begin, append=len(time))):
+        table = log_probs[row, :size]
+        cells = (table >= likely).ravel().nonzero()[0]
+        if len(cells) > 4 * top * size:  # flat, or nothing is pruned: bounds the memory
+            best = torch.from_numpy(table).topk(min(top, vocab), dim=1).indices.numpy()
+            cells = np.sort((best + np.arange(size)[:, None] * vocab).ravel())
+            cells = cells[table.ravel()[cells] >= likely]
+        found.append(cells + start * vocab)
+    frames, units = np.divmod(np.concatenate(found), vocab)
+    count = np.bincount(frames, minlength=len(time))
+    empty = np.flatnonzero(count == 0)
+    if len(empty):  # a frame where nothing is likely keeps its best unit
+        best = log_probs[utterance[empty], time[empty]].argmax(1)
+        frames, units = np.divmod(np.sort(np.concatenate([frames * vocab + units, empty * vocab + best])), vocab)
+    logs = log_probs[utterance[frames], time[frames], units].astype(np.float64)
+    if count.max(initial=0) > top:
+        many = np.flatnonzero((count > top)[frames])
+        many = many[np.lexsort((-logs[many], frames[many]))]
+        place = np.arange(len(many)) - np.searchsorted(frames[many], frames[many])
+        kept = np.ones(len(frames), bool)
+        kept[many[place >= top]] = False
+        frames, units, logs = frames[kept], units[kept], logs[kept]
+    return frames, units, logs
+
+
+def _prepare(log_probs: np.ndarray, sizes: np.ndarray, blank: int, prune: float, top: int) -> _Steps:
+    """Choose the candidates of ``(B, T, V)`` log posteriors, fold the frames without, and put the rest step by step."""
+    batch, _, vocab = log_probs.shape
+    begin = np.cumsum(sizes) - sizes  # of an utterance's frames, were all frames in one row
+    utterance = np.repeat(np.arange(batch), sizes)
+    time = np.arange(len(utterance)) - begin[utterance]
+    frame, units, logs = _candidates(log_probs, utterance, time, prune, top)
+    spoken = units != blank
+    frame, units, logs = frame[spoken], units[spoken], logs[spoken]
+    blanks = log_probs[utterance, time, blank].astype(np.float64)
+    count = np.bincount(frame, minlength=len(utterance))
+    at = np.flatnonzero(count)
+    steps = np.bincount(utterance[at], minlength=batch)
+    order = np.argsort(-steps, kind="stable")
+
+    # Blank's log posterior over runs of frames without candidates, as differences of a running sum.
+    passed = np.concatenate([[0.0], np.cumsum(np.where(count, 0.0, blanks))])
+    before = np.concatenate([[-1], at[:-1]])
+    fresh = np.flatnonzero(np.diff(utterance[at], prepend=-1))  # an utterance's first step
+    before[fresh] = begin[utterance[at[fresh]]] - 1
+    last = begin - 1
+    last[utterance[at]] = at  # of several, the last is what stays
+    rest = passed[begin + sizes] - passed[last + 1]
+
+    # Frame by frame of each utterance -> step by step.
+    number = np.arange(len(at)) - np.repeat(np.cumsum(steps) - steps, steps)
+    pairs = np.lexsort((np.argsort(order)[utterance[at]], number))
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(number))]).astype(np.int64)
+    start, count, at, before = (np.cumsum(count[at]) - count[at])[pairs], count[at[pairs]], at[pairs], before[pairs]
+    first = np.concatenate([[0], np.cumsum(count)])
+    take = np.arange(len(units)) + np.repeat(start - first[:-1], count)
+    units, logs = units[take], logs[take]
+    keys = np.append(np.repeat(np.arange(len(at)), count) * vocab + units, np.iinfo(np.int64).max)
+    return _Steps(order, bounds, np.exp(blanks[at]), passed[at] - passed[before + 1], (at - before == 1) * 1.0,
+                  first, count, units, logs, np.exp(logs), keys, rest[order])
+
+
+class _Search:
+    """The beams of all utterances in flat arrays, the prefixes of one utterance side by side, a column a prefix.
+
+    ``floats``: the log probability of a prefix by all its paths so far; the shares of it whose paths end in blank, and
+    in the last unit (both are kept, since one minus the other would be rounded off); the weighted language model and
+    bonus; the language model's bare log probability. ``ints``: the utterance, as the steps order them; the language
+    model's state; the last unit; the prefix's hash, and that without its last unit; its node in the tree of prefixes.
+    """
+
+    def __init__(self, steps: _Steps, lm: ArpaLM | None, beam: int, lm_weight: float, bonus: float, threshold: float,
+                 vocab: int, blank: int):
+        self.steps, self.lm, self.beam, self.vocab = steps, lm, beam, vocab
+        self.lm_weight, self.bonus, self.threshold = lm_weight, bonus, min(threshold, 1e30)
+        n = len(steps.order)
+        self.floats = np.zeros((5, n))
+        self.floats[1] = 1.0
+        self.ints = np.zeros((6, n), np.int64)
+        self.ints[0] = np.arange(n)
+        self.ints[1] = lm.start(n) if lm else 0
+        self.ints[2] = blank  # never a candidate
+        self.ints[3] = (self.ints[0] + 1) * _MIX
+        self.ints[5] = -1
+        self.sizes = np.ones(n, np.int64)  # prefixes of each utterance
+        self.begin = np.arange(n)  # and where they begin
+        self.places = np.arange(beam)
+        self.tree: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+        self.nodes = 0
+
+    def run(self, nbest: int) -> list[list[Hypothesis]]:
+        done = []
+        bounds = self.steps.bounds.tolist()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for low, high in zip(bounds, bounds[1:]):
+                if high - low < len(self.sizes):  # utterances that have no frame left
+                    cut = int(self.begin[high - low])
+                    done.append((self.floats[:, cut:], self.ints[:, cut:]))
+                    self.floats, self.ints = self.floats[:, :cut], self.ints[:, :cut]
+                    self.sizes, self.begin = self.sizes[: high - low], self.begin[: high - low]
+                self._step(low, high)
+        floats, ints = zip((self.floats, self.ints), *reversed(done))
+        self.floats, self.ints = np.concatenate(floats, 1), np.concatenate(ints, 1)
+        return self._answers(nbest)
+
+    def _step(self, low: int, high: int) -> None:
+        """Over one frame of each utterance that has one left: pairs ``low`` to ``high - 1`` of the steps."""
+        steps = self.steps
+        total, in_blank, in_unit, extra, _ = self.floats
+        owner, state, last, hashes, parent, _ = self.ints
+        count = len(owner)
+        pair = owner + low
+
+        # The frames passed over since the last step: blank only.
+        total = total + steps.pause.take(pair)
+        carry = steps.carry.take(pair)
+
+        # Prefixes stay by blank, or by their last unit again where it is a candidate.
+        start = int(steps.first[low])
+        wanted = pair * self.vocab + last
+        at = steps.keys[start : int(steps.first[high])].searchsorted(wanted)
+        at += start
+        again = (steps.keys.take(at) == wanted).nonzero()[0]
+        at = at.take(again)
+        by_blank = steps.blank.take(pair)
+        carry = carry.take(again)
+        by_unit = in_unit.take(again) * carry * steps.probs.take(at)
+        both = by_blank.copy()
+        both[again] += by_unit
+        stay = total + np.log(both)
+        stay_blank = by_blank / both
+        stay_unit = np.zeros(count)
+        stay_unit[again] = by_unit / both.take(again)
+
+        # Prefixes grow by each candidate of their frame; the same unit twice needs a blank in between.
+        per = steps.count.take(pair)
+        shift = steps.first.take(pair) - per.cumsum() + per
+        source = np.arange(count).repeat(per)
+        choice = shift.repeat(per)
+        choice += np.arange(len(choice))
+        bound = (total + extra + self.bonus).take(source) + steps.logs.take(choice)
+        bound[at - shift.take(again)] += np.log(np.maximum(in_blank.take(again), 1.0 - carry))
+
+        # A grown prefix may be in the beam already: then its parent is there too, and its last unit is a candidate.
+        rank = hashes.argsort()
+        known = hashes.take(rank)
+        parents = parent.take(again)
+        where = known.searchsorted(parents)
+        met = (known.take(where, mode="clip") == parents).nonzero()[0]
+        if len(met):
+            child, above = again.take(met), rank.take(where.take(met))
+            same = at.take(met) - shift.take(above)
+            grown = bound.take(same) - extra.take(above) - self.bonus
+            old = stay.take(child)
+            joined = np.logaddexp(old, grown)
+            share = np.where(joined > -np.inf, np.exp(old - joined), 1.0)
+            stay[child] = joined
+            stay_blank[child] *= share
+            stay_unit[child] = stay_unit.take(child) * share + np.exp(grown - joined)
+            bound[same] = -np.inf
+
+        # What can't enter the beam even at a language model's probability of 1 is dropped.
+        score = stay + extra
+        best = np.maximum.reduceat(score, self.begin)
+        floor = best - self.threshold
+        full = (self.sizes == self.beam).nonzero()[0]
+        floor[full] = np.maximum(floor.take(full), np.minimum.reduceat(score, self.begin).take(full))
+        kept = (bound > floor.take(owner).take(source)).nonzero()[0]
+        source, bound = source.take(kept), bound.take(kept)
+        unit = steps.units.take(choice.take(kept))
+        grown_score = bound
+        if self.lm:
+            lm_log, arcs = self.lm.score(state.take(source), unit)
+            grown_score = bound + self.lm_weight * lm_log
+
+        # The best of each utterance, in order.
+        grown_owner = owner.take(source)
+        np.maximum.at(best, grown_owner, grown_score)
+        owners = np.concatenate([owner, grown_owner])
+        behind = best.take(owners) - np.concatenate([score, grown_score])
+        near = (behind <= self.threshold).nonzero()[0]
+        owners, behind = owners.take(near), behind.take(near)
+        near = near.take((owners * (behind.max() + 1.0) + behind).argsort())
+        sizes = np.bincount(owners, minlength=high - low)
+        begin = sizes.cumsum() - sizes
+        self.sizes = np.minimum(sizes, self.beam)
+        self.begin = self.sizes.cumsum() - self.sizes
+        near = near.take((begin[:, None] + self.places)[self.places < self.sizes[:, None]])
+
+        # The new beams: prefixes that stayed, and after them in each array those that grew, overwritten.
+        grows = (near >= count).nonzero()[0]
+        picked = near.take(grows) - count
+        near[grows] = source.take(picked)
+        self.floats[:3] = stay, stay_blank, stay_unit
+        self.floats = floats = self.floats.take(near, axis=1)
+        self.ints = ints = self.ints.take(near, axis=1)
+        unit, bound, before = unit.take(picked), bound.take(picked), floats[3].take(grows)
+        floats[0, grows] = bound - before - self.bonus
+        floats[1, grows] = 0.0
+        floats[2, grows] = 1.0
+        floats[3, grows] = before + self.bonus
+        if self.lm:
+            lm_log = lm_log.take(picked)
+            floats[3, grows] += self.lm_weight * lm_log
+            floats[4, grows] += lm_log
+            ints[1, grows] = self.lm.follow(arcs.take(picked))
+        ints[2, grows] = unit
+        ints[4, grows] = hashes = ints[3].take(grows)
+        hashes = (hashes + unit * _SPREAD) * _MIX
+        ints[3, grows] = hashes ^ (hashes >> 29)
+        self.tree.append((ints[5].take(grows), unit))
+        ints[5, grows] = np.arange(self.nodes, self.nodes + len(grows))
+        self.nodes += len(grows)
+
+    def _answers(self, nbest: int) -> list[list[Hypothesis]]:
+        """The beams as they stand, the end of the sentence added, in the caller's order of utterances."""
+        owner, state, _, _, _, node = self.ints
+        total = self.floats[0] + self.steps.rest[owner]
+        score, lm_log = total + self.floats[3], self.floats[4]
+        if self.lm:
+            final = self.lm.final(state)
+            lm_log = lm_log + final
+            score += self.lm_weight * final
+        rank = np.lexsort((-score, owner))
+        owner = owner[rank]
+        rank = rank[np.arange(len(rank)) - np.searchsorted(owner, owner) < nbest]
+        parents, units = (np.concatenate(column) for column in zip(*self.tree))
+        parents, units = np.append(parents, -1), np.append(units, -1)  # node -1 is the empty prefix
+        columns, node = [], node[rank]
+        while (node >= 0).any():  # back along the tree, all answers at once
+            columns.append(units[node])
+            node = parents[node]
+        tokens = np.stack(columns[::-1], 1).tolist() if columns else [[] for _ in rank]
+        answers: list[list[Hypothesis]] = [[] for _ in self.steps.order]
+        rows = self.steps.order[self.ints[0][rank]].tolist()
+        for row, line, *numbers in zip(rows, tokens, *(x[rank].tolist() for x in (score, total, lm_log))):
+            parts = dict(zip(("ctc", "lm") if self.lm else ("ctc",), numbers[1:]))
+            answers[row].append(Hypothesis([unit for unit in line if unit >= 0], numbers[0], parts=parts))
+        return answers
