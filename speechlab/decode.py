@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exp", type=Path, help="the experiment's folder")
     parser.add_argument("--data", required=True, type=Path, help="the folder of manifests and features")
-    parser.add_argument("--methods", default="all", help="names from below, or all that the model can do (default: all)")
+    parser.add_argument("--methods", default="all", help="names from below, or all that the model can (default)")
     parser.add_argument("--lm", type=Path, help="the folder of an n-gram language model (lm.arpa)")
     parser.add_argument("--neural_lm", type=Path, help="the experiment's folder of a language model as a network")
     parser.add_argument("--checkpoint", type=Path, help="default: EXP/checkpoints/final.pt")

@@ -171,18 +171,26 @@ class ArpaLM:
         """Natural log p(``</s>`` | state), ``(N,)``."""
         return self.score(states, np.zeros_like(states))[0]
 
-    def perplexity(self, sequences: Iterable[Sequence[int]]) -> float:
-        """Per token, ends of sentences counted as tokens. NaN for no sequence."""
-        sequences = sorted(map(list, sequences), key=len, reverse=True)
-        sizes = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        states, total = self.start(len(sequences)), 0.0
+    def log_probabilities(self, sequences: Iterable[Sequence[int]]) -> np.ndarray:
+        """Natural log probability of each whole sequence with its end."""
+        sequences = list(map(list, sequences))
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+        sizes = np.array([len(sequences[i]) for i in order], dtype=np.int64)
+        states, totals = self.start(len(order)), np.zeros(len(order))
         for position in range(int(sizes.max(initial=0))):
             active = int((sizes > position).sum())
-            tokens = np.array([sequence[position] for sequence in sequences[:active]], dtype=np.int64)
+            tokens = np.array([sequences[i][position] for i in order[:active]], dtype=np.int64)
             log_probs, states[:active] = self.step(states[:active], tokens)
-            total += log_probs.sum()
-        total += self.final(states).sum()
-        return math.exp(-total / (sizes.sum() + len(sizes))) if len(sizes) else math.nan
+            totals[:active] += log_probs
+        answers = np.empty(len(order))
+        answers[order] = totals + self.final(states)
+        return answers
+
+    def perplexity(self, sequences: Iterable[Sequence[int]]) -> float:
+        """Per token, ends of sentences counted as tokens. NaN for no sequence."""
+        sequences = list(map(list, sequences))
+        count = sum(len(sequence) + 1 for sequence in sequences)
+        return math.exp(-self.log_probabilities(sequences).sum() / count) if count else math.nan
 
     def _find(self, states: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The arcs of (state, token) pairs; ``_none`` where the file has none. Looking in both slots of each key beats

@@ -5,8 +5,8 @@ What differs from the paper, and why:
 * Positions are rotary (Su et al. 2021, arXiv 2104.09864): relative like the paper's, but inside the fused attention.
 * The convolution module, and the front end, normalise each channel over the utterance's own frames
   (:class:`UtteranceNorm`). Like the paper's BatchNorm it takes away what all frames have in common, which LayerNorm
-  cannot, and which keeps a CTC model on its all-blank plateau for long; unlike BatchNorm neither padding nor the rest of
-  the batch can change an utterance's output, and training and inference compute the same.
+  cannot, and which keeps a CTC model on its all-blank plateau for long; unlike BatchNorm neither padding nor the rest
+  of the batch can change an utterance's output, and training and inference compute the same.
 * Dropout draws one mask an utterance and channel and shares it over time (Gal & Ghahramani 2016, arXiv 1512.05287):
   drawing one number an element is dear on a CPU.
 * The front end is one-dimensional over time with the mel bins as channels, after one thin two-dimensional layer: the

@@ -136,6 +136,6 @@ class DecoderScorer:
         owner = state.owner[rows]
         past = [kept if kept is None else (kept[0][rows], kept[1][rows]) for kept in state.past]
         if owner.shape == state.owner.shape and bool((owner == state.owner).all()):
-            return dataclasses.replace(state, past=past)  # the usual case: a beam's rows changed places among themselves
+            return dataclasses.replace(state, past=past)  # the usual case: rows changed places within their beams
         heard = [(key[owner], value[owner]) for key, value in self.heard]
         return _State(owner, heard, self.mask[owner], past, state.size)

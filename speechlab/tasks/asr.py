@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import torch.nn.functional as F
 from lhotse import CutSet
 from torch import Tensor, nn
 
-from speechlab.config import Component, from_dict, to_dict
+from speechlab.config import Component, to_dict
 from speechlab.data.asr import CachedFeatures, DataConfig, EpochLoader, SpeechDataset, read_split
+from speechlab.data.lm import LMConfig
 from speechlab.data.tokens import Tokenizer, TokensConfig
 from speechlab.decoding import ctc
 from speechlab.decoding.attention import beam_search
@@ -44,8 +44,8 @@ class LossConfig:
 
     ctc: CTC's share; the rest is the attention decoder's cross-entropy (section ``decoder``). 1 is CTC alone, 0
     cross-entropy alone. label_smoothing: what of the cross-entropy's target goes to all tokens alike.
-    auxiliary: within CTC's share, that of the second CTC loss, over ``tokens.auxiliary``. layer: the encoder block (from
-    1) whose output it judges, and which tells what it heard to the blocks above.
+    auxiliary: within CTC's share, that of the second CTC loss, over ``tokens.auxiliary``. layer: the encoder block
+    (from 1) whose output it judges, and which tells what it heard to the blocks above.
     """
 
     ctc: float = 1.0
@@ -99,6 +99,7 @@ class Config:
     model: Component
     features: FeatureContract = FeatureContract()
     tokens: TokensConfig = TokensConfig()
+    lm: LMConfig = LMConfig()
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     decoder: DecoderConfig = DecoderConfig()
@@ -185,7 +186,7 @@ def shifted(y: Tensor, y_lens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attention_loss(logits: Tensor, y: Tensor, y_lens: Tensor, smoothing: float) -> Loss:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016) summed over tokens and sentence ends, and their count."""
+    """Cross-entropy with label smoothing (Szegedy et al. 2016), summed over tokens and ends, and how many they are."""
     kept = padding_mask(y_lens + 1, logits.shape[1])
     target = shifted(y, y_lens)[1][kept]
     total = F.cross_entropy(logits[kept].float(), target, reduction="sum", label_smoothing=smoothing)

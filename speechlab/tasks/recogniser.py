@@ -164,11 +164,11 @@ class Recogniser:
     def judge(self, found: Encoded, nbest: NBest) -> dict[str, list[list[float]]]:
         """Log probabilities of each hypothesis by who has not judged it yet: ``attention``, ``lm``, ``neural_lm``."""
         more = {}
-        known = nbest[0][0].parts if nbest else {}
+        known = next((h.parts for hyps in nbest for h in hyps if not h.error), {})
         if self.model.decoder is not None and "attention" not in known:
             more["attention"] = attention_scores(self.model.decoder, found.memory, found.mask, nbest)
         if self.lm is not None and "lm" not in known:
-            more["lm"] = [[self.lm.log_probability(h.tokens) for h in hyps] for hyps in nbest]
+            more["lm"] = [self.lm.log_probabilities(h.tokens for h in hyps).tolist() for hyps in nbest]
         if self.neural_lm is not None:
             more["neural_lm"] = lm_scores(self.neural_lm, nbest, self.device)
         return more

@@ -74,7 +74,7 @@ class Search:
             nbest += rescore(lists, self.recogniser.judge(found, lists), {}, 0.0)
         names = sorted({name for hyps in nbest for h in hyps for name in h.parts})
         main = "attention" if first == "attention" else "ctc"
-        grid: dict[str, Any] = {name: SHARES for name in names}
+        grid: dict[str, Any] = dict.fromkeys(names, SHARES)
         grid |= {main: [1.0], "length_bonus": BONUSES} | ({"lm": LM_WEIGHTS} if "lm" in names else {})
         tuned = tune(nbest, references, names, grid, self._read)
         weights |= {"parts": tuned.weights, "rescore_bonus": tuned.length_bonus,

@@ -63,9 +63,9 @@ def test_a_sentence_said_twice_counts_once_unless_asked():
 def test_more_text_is_normalised_and_weighed(tmp_path):
     tokenizer = Tokenizer.train(TRAIN)
     (tmp_path / "more.txt").write_text("\ufeff好你！\n\n 好，你 \n谢 谢 我。\n火车\n", encoding="utf-8")
-    texts = str(tmp_path / "more.txt")
-    without, little, much = (estimate(TRAIN, tokenizer, config, "zh") for config in (
-        LMConfig(order=2), LMConfig(order=2, text=texts, text_weight=0.1), LMConfig(order=2, text=texts)))
+    texts = tmp_path / "more.txt"
+    without, little, much = (estimate(TRAIN, tokenizer, LMConfig(order=2, own_weight=weight), path, "zh")
+                             for weight, path in ((10, None), (10, texts), (1, texts)))
     assert max(model.log_probability("好你") for model in (without, little)) < much.log_probability("好你")
     assert much.vocabulary == without.vocabulary, "no character that the recogniser cannot write"
     assert without.probability("<unk>") < much.probability("<unk>")
@@ -80,8 +80,8 @@ def test_every_unit_has_a_probability_and_rare_ones_are_unknown():
 
 
 def test_names_and_ranges():
-    assert LMConfig().name().startswith("lm-") and LMConfig().name() != LMConfig(order=3).name()
-    for wrong in (dict(order=0), dict(order=11), dict(text_weight=0.0), dict(text_weight=float("nan"))):
+    assert LMConfig().name().startswith("lm-") and LMConfig().name() != LMConfig(order=5).name()
+    for wrong in (dict(order=0), dict(order=11), dict(own_weight=0.0), dict(own_weight=float("nan"))):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             LMConfig(**wrong)
 
@@ -91,15 +91,15 @@ def test_errors(data, monkeypatch, capsys, tmp_path):
     assert "--stage 1" in capsys.readouterr().err
     assert run(monkeypatch, data, tokens=tmp_path / "none") == 1
     assert "--stage 3" in capsys.readouterr().err
-    assert run(monkeypatch, data, LMConfig(text=str(tmp_path / "no.txt"))) == 1
-    assert "lm.text: no file" in capsys.readouterr().err
+    assert run(monkeypatch, data, text=tmp_path / "no.txt") == 1
+    assert "--text: no file" in capsys.readouterr().err
     (tmp_path / "gbk.txt").write_bytes("你好".encode("gbk"))
     (tmp_path / "dots.txt").write_text("……\n", encoding="utf-8")
     tokenizer = Tokenizer.train(TRAIN)
     with pytest.raises(UserError, match="not UTF-8"):
-        estimate(TRAIN, tokenizer, LMConfig(text=str(tmp_path / "gbk.txt")))
+        estimate(TRAIN, tokenizer, LMConfig(), tmp_path / "gbk.txt")
     with pytest.raises(UserError, match="nothing is said"):
-        estimate(TRAIN, tokenizer, LMConfig(text=str(tmp_path / "dots.txt")))
+        estimate(TRAIN, tokenizer, LMConfig(), tmp_path / "dots.txt")
     assert not (data / "lm").exists()
     cut = utterance("a", data / "none.wav", "", "s", "zh")
     CutSet.from_cuts([cut]).to_file(data / "train.jsonl.gz")

@@ -1,4 +1,4 @@
-"""Every recogniser's network: padding and lengths, the decoder one token at a time, and that each one learns by heart."""
+"""Every recogniser's network: padding, lengths, the decoder one token at a time, and that each learns by heart."""
 
 import dataclasses
 from pathlib import Path
@@ -21,8 +21,8 @@ from speechlab.tasks.asr import attention_loss, build_model, collapse_loss, shif
 CONF = Path(__file__).resolve().parents[2] / "egs" / "aishell_asr" / "conf"
 SMALL = {"d": 48, "heads": 2, "layers": 2, "dropout": 0.0}
 MODELS = {  # the recipe's configs, each with its encoder made small
-    "transformer_ctc": SMALL, "transformer_ce": SMALL, "conv_transformer": {**SMALL, "channels": 8}, "conformer": SMALL,
-    "plain": SMALL,
+    "transformer_ctc": SMALL, "transformer_ce": SMALL, "conv_transformer": {**SMALL, "channels": 8},
+    "conformer": SMALL, "plain": SMALL,
     "e_branchformer": {"output_size": 48, "attention_heads": 2, "num_blocks": 2, "linear_units": 96,
                        "cgmlp_linear_units": 96, "dropout_rate": 0.0, "positional_dropout_rate": 0.0},
 }
@@ -63,7 +63,8 @@ def answers(model, x, lengths, vocab):
         heads["ctc"] = [h.tokens for h in ctc.greedy(found.log_probs, found.lengths)]
     if model.decoder is not None:
         scorer = model.decoder.scorer(found.memory, found.mask)
-        best = beam_search({"attention": (scorer, 1.0)}, len(x), max_lengths=found.lengths, vocab=vocab, beam=2, nbest=1)
+        best = beam_search({"attention": (scorer, 1.0)}, len(x), max_lengths=found.lengths, vocab=vocab, beam=2,
+                           nbest=1)
         heads["attention"] = [h[0].tokens for h in best]
     return heads
 
