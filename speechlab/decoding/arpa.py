@@ -9,30 +9,17 @@ of a lower order leads to the state a + 1. Looking up thousands of (state, token
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from speechlab.decoding.arpa_file import Section, read_sections
 from speechlab.errors import UserError
 
-_LN10 = math.log(10.0)
-_CHUNK = 200_000  # lines read at once: bounds the memory that Python's objects take
 _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93))
-
-
-class Section(NamedTuple):
-    """The n-grams of one order that are made of units only: ids (n, order), natural logs (n,), lines of the file."""
-
-    ids: np.ndarray
-    log_probs: np.ndarray
-    backoffs: np.ndarray
-    lines: np.ndarray
 
 
 class ArpaLM:
@@ -109,7 +96,7 @@ class ArpaLM:
         path = Path(path)
         try:
             with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-                return cls(units, _read(file, units, str(path)), str(path))
+                return cls(units, read_sections(file, units, str(path)), str(path))
         except FileNotFoundError:
             raise UserError(f"no language model {path}") from None
         except (gzip.BadGzipFile, EOFError) as error:
@@ -268,123 +255,3 @@ def _cuckoo(keys: np.ndarray) -> tuple[np.ndarray, np.uint64]:
                 return table, shift
             chosen[left] ^= 1
         bits += 1
-
-
-def _read(file: Iterable[bytes], units: Sequence[str], where: str) -> list[Section]:
-    """The sections of an ARPA file. <s> is id 0 in front, </s> is id 0 at the end; n-grams of other words are left out.
-
-    Bytes, not text: some units (the ideographic space) are white space to ``str.split`` and are not to ARPA.
-    """
-    size = len(units)
-    begin, unknown = size, size + 1
-    index = {unit.encode(): number for number, unit in enumerate(units) if number}
-    index |= {b"<s>": begin, b"</s>": 0}
-    for name in (b"<unk>", b"<UNK>"):
-        index.setdefault(name, unknown)
-    lines = enumerate(file, 1)
-    counts = _header(lines, where)
-    sections = []
-    for order, count in enumerate(counts, 1):
-        parts = []
-        for start in range(0, count, _CHUNK):
-            parts.append(_grams(list(itertools.islice(lines, min(_CHUNK, count - start))), order, index, where))
-            got = sum(len(chunk[0]) for chunk in parts)
-            if got < min(start + _CHUNK, count):
-                raise UserError(f"{where} ends within its {order}-grams: {got} of {count} are there; it is cut short")
-        ids, log_probs, backoffs, numbers = (np.concatenate(column) for column in zip(*parts))
-        _expect(lines, b"\\end\\" if order == len(counts) else b"\\%d-grams:" % (order + 1), where, order, count)
-        if order == 1:
-            sections.append(_unigrams(ids[:, 0], log_probs, backoffs, numbers, units, where))
-            continue
-        ids[:, 0] = np.where(ids[:, 0] == begin, 0, np.where(ids[:, 0] == 0, -1, ids[:, 0]))  # </s> begins nothing
-        ids[:, 1:-1][ids[:, 1:-1] == 0] = -1
-        kept = ((ids >= 0) & (ids < size)).all(1)
-        sections.append(Section(ids[kept], log_probs[kept], backoffs[kept], numbers[kept]))
-    return sections
-
-
-def _header(lines: Iterator[tuple[int, bytes]], where: str) -> list[int]:
-    """The counts by order, read up to the line ``\\1-grams:``."""
-    if not any(line.strip() == b"\\data\\" for _, line in lines):
-        raise UserError(f"{where} is not an ARPA language model: it has no line \\data\\")
-    counts: list[int] = []
-    number = 0
-    for number, line in lines:
-        line = line.strip()
-        if line == b"\\1-grams:" and counts:
-            return counts
-        if line:
-            found = re.fullmatch(rb"ngram\s+%d\s*=\s*(\d+)" % (len(counts) + 1), line)
-            if not found or not int(found[1]):
-                raise UserError(f"{where}, line {number}: expected 'ngram {len(counts) + 1}=<count>' before the line "
-                                f"\\1-grams:, not {_shown(line)}")
-            counts.append(int(found[1]))
-    raise UserError(f"{where}, line {number}: it ends before its 1-grams; the file is cut short")
-
-
-def _expect(lines: Iterator[tuple[int, bytes]], wanted: bytes, where: str, order: int, count: int) -> None:
-    """Pass over empty lines to the next section's name."""
-    for number, line in lines:
-        if line.strip() == wanted:
-            return
-        if line.strip():
-            raise UserError(f"{where}, line {number}: expected {wanted.decode()} after the {count} {order}-grams that "
-                            f"the header counts, not {_shown(line)}")
-    raise UserError(f"{where} ends without {wanted.decode()}: the file is cut short")
-
-
-def _grams(lines: list[tuple[int, bytes]], order: int, index: dict[bytes, int], where: str) -> tuple[np.ndarray, ...]:
-    """A section's ids (n, order), -1 for words that are no unit, natural logs of p and backoff (n,), line numbers."""
-    numbers = np.array([number for number, _ in lines], dtype=np.int64)
-    rows = [line.split() for _, line in lines]
-    for number, row in zip(numbers, rows):
-        if not order < len(row) < order + 3:
-            raise UserError(f"{where}, line {number}: expected a log probability, {order} words and perhaps a backoff "
-                            f"weight, not {_shown(b' '.join(row))}")
-    ids = np.array([[index.get(word, -1) for word in row[1 : order + 1]] for row in rows], np.int64).reshape(-1, order)
-    values = []
-    for cells in ([row[0] for row in rows], [row[order + 1] if len(row) > order + 1 else b"0" for row in rows]):
-        try:
-            column = np.array(cells, dtype="S").astype(np.float64) if cells else np.empty(0)
-        except ValueError:
-            column = np.array([_number(cell) for cell in cells])
-        bad = ~(column < np.inf) if values else ~(column <= 0)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise UserError(f"{where}, line {numbers[row]}: {_shown(cells[row])} is not "
-                            + ("a backoff weight" if values else "the log10 of a probability"))
-        values.append(np.maximum(column, -99.0) * _LN10)
-    return ids, *values, numbers
-
-
-def _shown(text: bytes) -> str:
-    """At most 60 characters of a line, in quotes."""
-    text = text.decode(errors="replace")
-    return f"'{text[:60]}...'" if len(text) > 60 else f"'{text}'" if text else "an empty line"
-
-
-def _number(cell: bytes) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
-
-
-def _unigrams(ids: np.ndarray, log_probs: np.ndarray, backoffs: np.ndarray, numbers: np.ndarray, units: Sequence[str],
-              where: str) -> Section:
-    """A row for each unit, in the order of ids: row 0 has the probability of ``</s>`` and the backoff of ``<s>``."""
-    size = len(units)
-    begin, unknown = size, size + 1
-    floor = log_probs[log_probs > -99.0 * _LN10].min(initial=0.0)
-    known = np.zeros(size + 2, bool)
-    known[ids[ids >= 0]] = True
-    if 2 * known[1:size].sum() < size - 1:
-        raise UserError(f"{where} is a language model over other units: it has {known[1:size].sum()} of the "
-                        f"recogniser's {size - 1} (a model over words for a recogniser of characters?)")
-    column, weight = np.full(size + 2, floor), np.zeros(size + 2)
-    column[ids[ids >= 0]], weight[ids[ids >= 0]] = log_probs[ids >= 0], backoffs[ids >= 0]
-    # <unk> is a unit of the recogniser as a rule, and in any case the word that other missing units are.
-    missing = next((n for n in (units.index("<unk>") if "<unk>" in units else unknown, unknown) if known[n]), None)
-    column[:size][~known[:size]] = floor if missing is None else column[missing]
-    weight[0] = weight[begin]
-    return Section(np.arange(size)[:, None], column[:size], weight[:size], np.zeros(size, np.int64))
