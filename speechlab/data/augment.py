@@ -13,13 +13,16 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class SpecAugment:
-    """Section ``data.augment``. Masks as in Park et al. 2019 (arXiv 1904.08779), and a change of tempo.
+    """Section ``data.augment``. Masks as in Park et al. 2019 (arXiv 1904.08779), a change of tempo, and other throats.
 
+    vtlp: vocal tract length perturbation (Jaitly and Hinton 2013): the frequency axis is scaled by a factor drawn from
+    [1 - vtlp, 1 + vtlp], as if another speaker had said it; with tempo, what a change of speed does.
     tempo: the time axis is resampled by a factor drawn from [1 - tempo, 1 + tempo] (0 leaves it).
     freq_masks x freq_width: at most so many masks of at most so many bins; time_masks x time_width: likewise in frames,
     and never more than ``time_share`` of an utterance in one mask.
     """
 
+    vtlp: float = 0.0
     tempo: float = 0.0
     freq_masks: int = 2
     freq_width: int = 20
@@ -29,6 +32,8 @@ class SpecAugment:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """(T, bins) normalised features (mean 0: masks write 0) -> augmented copy, of another T where tempo > 0."""
+        if self.vtlp > 0:
+            x = scale_frequency(x, float(rng.uniform(1 - self.vtlp, 1 + self.vtlp)))
         if self.tempo > 0:
             size = max(1, round(len(x) / rng.uniform(1 - self.tempo, 1 + self.tempo)))
             x = F.interpolate(x.T[None], size=size, mode="linear", align_corners=False)[0].T
@@ -43,6 +48,24 @@ class SpecAugment:
             start = int(rng.integers(0, max(1, len(x) - width + 1)))
             x[start : start + width] = 0.0
         return x
+
+
+def scale_frequency(x: Tensor, factor: float, low: float = 20.0, high: float = 8000.0) -> Tensor:
+    """(T, mel bins) with what stood at frequency f moved to ``factor`` f, by linear interpolation between bins.
+
+    The bins are taken to be mel filters from ``low`` to ``high`` Hz (Kaldi's at 16 kHz); beyond the ends the last bin
+    is repeated.
+    """
+    bins = x.shape[1]
+    bottom, top = (1127.0 * np.log1p(np.array([low, high]) / 700.0)).tolist()
+    mel = bottom + (top - bottom) * (np.arange(bins) + 1) / (bins + 1)  # the filters' centres
+    hertz = 700.0 * np.expm1(mel / 1127.0)
+    source = (1127.0 * np.log1p(hertz / factor / 700.0) - bottom) / (top - bottom) * (bins + 1) - 1
+    source = np.clip(source, 0, bins - 1)
+    left = np.minimum(source.astype(np.int64), bins - 2)
+    share = torch.from_numpy((source - left).astype(np.float32))
+    at = torch.from_numpy(left)
+    return torch.lerp(x[:, at], x[:, at + 1], share)
 
 
 def item_rng(seed: int, epoch: int, item: str) -> np.random.Generator:

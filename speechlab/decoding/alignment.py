@@ -31,7 +31,9 @@ def token_frames(
     barred[:, 1:2] = 0.0  # from the place before the first
     barred[:, 3::2][units[:, 3::2] != units[:, 1:-2:2]] = 0.0
 
-    rows, column = np.arange(batch), np.arange(batch)[:, None]
+    rows = np.arange(batch)
+    heard = np.take_along_axis(log_probs[:, :frames], units[:, None], 2).swapaxes(0, 1)  # (T, B, places)
+    ending = {int(size) for size in sizes}
     best = np.full((batch, width + 2), -np.inf)  # in front, the place before the first, and one that is never reached
     best[:, 1] = 0.0
     moves = np.zeros((frames, batch, width), np.int8)
@@ -39,11 +41,12 @@ def token_frames(
     for frame in range(frames):
         stay, step, skip = best[:, 2:], best[:, 1:-1], best[:, :-2] + barred
         further = np.maximum(step, skip)
-        moves[frame] = np.where(further > stay, 1 + (skip > step), 0)
-        best[:, 2:] = np.maximum(stay, further) + log_probs[column, frame, units]
+        moves[frame] = (further > stay) * (1 + (skip > step))
+        best[:, 2:] = np.maximum(stay, further) + heard[frame]
         best[:, 1] = -np.inf
-        last = np.flatnonzero(sizes == frame + 1)  # they end in the last blank or the last token
-        place[last] -= best[last, place[last] + 1] > best[last, place[last] + 2]
+        if frame + 1 in ending:  # in the last blank or the last token
+            last = np.flatnonzero(sizes == frame + 1)
+            place[last] -= best[last, place[last] + 1] > best[last, place[last] + 2]
 
     path = np.full((batch, frames + 2), -1)  # a frame more at either end
     for frame in reversed(range(frames)):

@@ -173,11 +173,27 @@ class ArpaLM:
         answers[order] = totals + self.final(states)
         return answers
 
+    def log_probabilities(self, sequences: Iterable[Sequence[int]]) -> np.ndarray:
+        """Natural log probability of each whole sequence of tokens with its end, ``(N,)``."""
+        lines = list(map(list, sequences))
+        order = sorted(range(len(lines)), key=lambda i: -len(lines[i]))  # the longest first: those left are in front
+        states, total = self.start(len(lines)), np.zeros(len(lines))
+        active = len(lines)
+        for position in range(len(lines[order[0]]) if lines else 0):
+            while len(lines[order[active - 1]]) <= position:
+                active -= 1
+            tokens = np.array([lines[i][position] for i in order[:active]], np.int64)
+            log_probs, states[:active] = self.step(states[:active], tokens)
+            total[:active] += log_probs
+        answers = np.empty(len(lines))
+        answers[order] = total + self.final(states)
+        return answers
+
     def perplexity(self, sequences: Iterable[Sequence[int]]) -> float:
         """Per token, ends of sentences counted as tokens. NaN for no sequence."""
-        sequences = list(map(list, sequences))
-        count = sum(len(sequence) + 1 for sequence in sequences)
-        return math.exp(-self.log_probabilities(sequences).sum() / count) if count else math.nan
+        lines = list(map(list, sequences))
+        count = sum(map(len, lines)) + len(lines)
+        return math.exp(-self.log_probabilities(lines).sum() / count) if lines else math.nan
 
     def _find(self, states: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The arcs of (state, token) pairs; ``_none`` where the file has none. Looking in both slots of each key beats

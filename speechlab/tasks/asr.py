@@ -74,14 +74,14 @@ class DecodeConfig:
     """Section ``decode``.
 
     beam: hypotheses kept. nbest: of these, so many are written down (and rescored). max_duration: seconds of audio in a
-    batch. ctc_weight: CTC's share in ``joint`` and ``rescore``. lm_weight, length_bonus: of the methods with a language
-    model; left out (null), they are tuned on the validation set, never on a test set.
+    batch. ctc_weight: CTC's share in ``joint``; lm_weight: of the n-gram in ``ctc_beam_lm``; length_bonus: a token's.
+    Left out (null), they are tuned on the validation set, never on a test set.
     """
 
     beam: int = 8
     nbest: int = 8
     max_duration: float = 120.0
-    ctc_weight: float = 0.3
+    ctc_weight: float | None = None
     lm_weight: float | None = None
     length_bonus: float | None = None
 

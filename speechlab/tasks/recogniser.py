@@ -136,7 +136,7 @@ class Recogniser:
 
         Args:
             found: of :meth:`encode`.
-            weights: ``lm_weight`` and ``length_bonus`` of the methods with a language model (0 where left out).
+            weights: ``ctc_weight`` (joint), ``lm_weight`` (ctc_beam_lm), ``length_bonus`` (both; 0 where left out).
             wide: keep four times as many hypotheses, to tune weights on.
         """
         if why := self.lacks(method):
@@ -154,11 +154,11 @@ class Recogniser:
         scorers = {"attention": (self.model.decoder.scorer(found.memory, found.mask), 1.0)}
         partial = {}
         if method == "joint":
-            share = self.config.decode.ctc_weight
+            share = weights.get("ctc_weight", self.config.decode.ctc_weight or 0.3)
             scorers["attention"] = (scorers["attention"][0], 1.0 - share)
             partial["ctc"] = (CTCPrefixScorer(found.log_probs.to(self.device), found.lengths), share)
         return beam_search(scorers, len(lengths), max_lengths=found.lengths, vocab=len(self.tokenizer), partial=partial,
-                           beam=beam, nbest=nbest)
+                           beam=beam, nbest=nbest, length_bonus=weights.get("length_bonus", 0.0))
 
     @torch.no_grad()
     def judge(self, found: Encoded, nbest: NBest) -> dict[str, list[list[float]]]:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechlab.decoding.rescore import rescore, tune
+from speechlab.decoding.rescore import Tuned, rescore, tune
 from speechlab.errors import UserError
 from speechlab.models.asr import Encoded
 from speechlab.progress import progress
-from speechlab.tasks.recogniser import METHODS, NBest, Recogniser
+from speechlab.tasks.recogniser import NBest, Recogniser
 
 log = logging.getLogger("speechlab")
 LIMIT = 500  # validation utterances that weights are tuned on, the first by id: more change little and take long
@@ -19,6 +19,7 @@ START = {"lm_weight": 0.5, "length_bonus": 1.0}
 ROUNDS = 2  # searches with new weights find new hypotheses to weigh
 LM_WEIGHTS = (0.5, 0.3, 0.4, 0.6, 0.7, 0.8, 1.0, 0.2, 0.1, 0.0, 1.2)
 BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, -0.5)
+RATIOS = (1.0, 0.5, 0.7, 1.5, 2.0, 3.0, 0.3, 5.0)  # CTC's weight beside the decoder's of 1
 SHARES = (0.5, 0.3, 0.7, 1.0, 0.15, 0.0, 1.5)  # of a second model's opinion beside the first's
 
 
@@ -33,6 +34,7 @@ class Search:
     def __init__(self, recogniser: Recogniser, data: Path):
         self.recogniser, self.data = recogniser, data
         self._dev: tuple[list[Encoded], list[list[str]]] | None = None
+        self._weights: dict[str, dict[str, Any]] = {}
 
     def __call__(self, found: Encoded, method: str, weights: Mapping[str, Any]) -> NBest:
         """The best hypotheses of each utterance, best first, by ``method`` with :meth:`weights`."""
@@ -43,11 +45,31 @@ class Search:
 
     def weights(self, method: str) -> dict[str, Any]:
         """The weights of ``method``: the config's where it names them, else what makes the fewest errors on ``dev``."""
+        if method not in self._weights:
+            find = {"joint": self._joint_weights, "ctc_beam_lm": self._lm_weights, "rescore": self._rescore_weights}
+            self._weights[method] = find[method]() if method in find else {}
+            if "dev_error" in self._weights[method]:
+                _say(method, self._weights[method])
+        return self._weights[method]
+
+    def _joint_weights(self) -> dict[str, Any]:
+        """CTC's share beside the decoder's, and what a token more is worth."""
         config = self.recogniser.config.decode
-        if not METHODS[method].lm:
-            return {"ctc_weight": config.ctc_weight} if method == "joint" else {}
-        if method == "rescore":
-            return self._rescore_weights()
+        if config.ctc_weight is not None:
+            return {"ctc_weight": config.ctc_weight, "length_bonus": config.length_bonus or 0.0}
+        encoded, references = self._validation()
+        start = {"ctc_weight": 0.5}
+        nbest = [hyps for found in encoded for hyps in self.recogniser.search(found, "joint", start)]
+        tuned = tune(nbest, references, ["attention", "ctc"], {
+            "attention": [1.0], "ctc": RATIOS, "length_bonus": BONUSES if config.length_bonus is None else
+            [config.length_bonus]}, self._read)
+        ratio = tuned.weights["ctc"]
+        return {"ctc_weight": ratio / (1 + ratio), "length_bonus": tuned.length_bonus / (1 + ratio),
+                **_found(tuned, references)}
+
+    def _lm_weights(self) -> dict[str, Any]:
+        """The n-gram's weight in the beam, and what a token more is worth."""
+        method, config = "ctc_beam_lm", self.recogniser.config.decode
         if config.lm_weight is not None and config.length_bonus is not None:
             return {"lm_weight": config.lm_weight, "length_bonus": config.length_bonus}
         given = {"lm_weight": config.lm_weight, "length_bonus": config.length_bonus}
@@ -59,8 +81,7 @@ class Search:
                 "ctc": [1.0], "lm": LM_WEIGHTS if config.lm_weight is None else [config.lm_weight],
                 "length_bonus": BONUSES if config.length_bonus is None else [config.length_bonus]}, self._read)
             weights |= {"lm_weight": tuned.weights["lm"], "length_bonus": tuned.length_bonus,
-                        "tuned_on": f"dev, {len(references)} utterances", "dev_error": 100 * tuned.errors / tuned.units}
-        _say(method, weights)
+                        **_found(tuned, references)}
         return weights
 
     def _rescore_weights(self) -> dict[str, Any]:
@@ -77,10 +98,7 @@ class Search:
         grid: dict[str, Any] = dict.fromkeys(names, SHARES)
         grid |= {main: [1.0], "length_bonus": BONUSES} | ({"lm": LM_WEIGHTS} if "lm" in names else {})
         tuned = tune(nbest, references, names, grid, self._read)
-        weights |= {"parts": tuned.weights, "rescore_bonus": tuned.length_bonus,
-                    "tuned_on": f"dev, {len(references)} utterances", "dev_error": 100 * tuned.errors / tuned.units}
-        _say("rescore", weights)
-        return weights
+        return {**weights, "parts": tuned.weights, "rescore_bonus": tuned.length_bonus, **_found(tuned, references)}
 
     def _validation(self) -> tuple[list[Encoded], list[list[str]]]:
         """What is heard of the validation set, and its texts as the units that are judged."""
@@ -102,6 +120,11 @@ class Search:
 
     def _read(self, tokens: list[int]) -> list[str]:
         return self._units(self.recogniser.tokenizer.decode(tokens))
+
+
+def _found(tuned: Tuned, references: list[list[str]]) -> dict[str, Any]:
+    """How good the weights were, and on what."""
+    return {"tuned_on": f"dev, {len(references)} utterances", "dev_error": 100 * tuned.errors / tuned.units}
 
 
 def _say(method: str, weights: Mapping[str, Any]) -> None:

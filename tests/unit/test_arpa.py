@@ -90,8 +90,11 @@ def test_what_is_written_reads_back_the_same(tmp_path, order):
         for sentence in [*sentences(50, seed=1, letters="gfedcbaz"), "", "zzz"]:
             expected = model.log_probability(sentence)
             assert log_probability(lm, ids(sentence)) == pytest.approx(expected, abs=1e-5)
-        texts = sentences(30, seed=2)
+        texts = ["", *sentences(30, seed=2), ""]
+        each = lm.log_probabilities(map(ids, texts))
+        assert each == pytest.approx([model.log_probability(text) for text in texts], abs=1e-5)
         assert lm.perplexity(map(ids, texts)) == pytest.approx(model.perplexity(texts), rel=1e-5)
+    assert len(lm.log_probabilities([])) == 0 and math.isnan(lm.perplexity([]))
 
 
 def test_the_file_is_sorted_utf8_with_a_start_that_is_never_predicted(tmp_path):

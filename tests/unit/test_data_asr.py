@@ -7,7 +7,7 @@ from lhotse import CutSet
 
 from speechlab.corpora.cuts import utterance
 from speechlab.data.asr import CachedFeatures, DataConfig, EpochLoader, SpeechDataset
-from speechlab.data.augment import SpecAugment, item_rng
+from speechlab.data.augment import SpecAugment, item_rng, scale_frequency
 from speechlab.data.tokens import Tokenizer
 
 
@@ -101,3 +101,16 @@ def test_cached_features_do_not_depend_on_what_fits(cuts):
     first = large(cut)
     assert large(cut).equal(first) and reads == [cut.id]
     assert none(cut).equal(first) and none(cut).equal(first) and len(reads) == 3
+
+
+def test_vtlp_moves_a_peak_to_the_scaled_frequency():
+    bins, mel = 80, lambda f: 1127 * np.log1p(f / 700)
+    centres = 700 * np.expm1((mel(20) + (mel(8000) - mel(20)) * (np.arange(bins) + 1) / (bins + 1)) / 1127)
+    x = torch.zeros(3, bins)
+    at = int(np.abs(centres - 1000).argmin())
+    x[:, at - 1:at + 2] = torch.tensor([0.5, 1.0, 0.5])
+    for factor in (0.9, 1.1):
+        peak = int(scale_frequency(x, factor)[0].argmax())
+        assert peak == int(np.abs(centres - factor * centres[at]).argmin())
+    torch.testing.assert_close(scale_frequency(x, 1.0), x)
+    assert SpecAugment(vtlp=0.2)(torch.randn(9, bins), item_rng(1, 0, "a")).shape == (9, bins)

@@ -36,7 +36,8 @@ def small(name):
     args = {k: v for k, v in {**config.model.args, **MODELS[name]}.items() if k not in ("hidden", "halve_after")}
     decoder = dataclasses.replace(config.decoder, hidden=96, dropout=0.0) if config.decoder.layers else config.decoder
     return dataclasses.replace(
-        config, model=Component(config.model.path, args), decoder=decoder, loss=dataclasses.replace(config.loss, layer=1),
+        config, model=Component(config.model.path, args), decoder=decoder,
+        loss=dataclasses.replace(config.loss, layer=1),
         tokens=dataclasses.replace(config.tokens, auxiliary="", factored=False))
 
 
