@@ -159,9 +159,9 @@ class ArpaLM:
         return self.score(states, np.zeros_like(states))[0]
 
     def log_probabilities(self, sequences: Iterable[Sequence[int]]) -> np.ndarray:
-        """Natural log probability of each whole sequence with its end."""
+        """Natural log probability of each whole sequence of tokens with its end, ``(N,)``."""
         sequences = list(map(list, sequences))
-        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))  # those with tokens left are in front
         sizes = np.array([len(sequences[i]) for i in order], dtype=np.int64)
         states, totals = self.start(len(order)), np.zeros(len(order))
         for position in range(int(sizes.max(initial=0))):
@@ -171,22 +171,6 @@ class ArpaLM:
             totals[:active] += log_probs
         answers = np.empty(len(order))
         answers[order] = totals + self.final(states)
-        return answers
-
-    def log_probabilities(self, sequences: Iterable[Sequence[int]]) -> np.ndarray:
-        """Natural log probability of each whole sequence of tokens with its end, ``(N,)``."""
-        lines = list(map(list, sequences))
-        order = sorted(range(len(lines)), key=lambda i: -len(lines[i]))  # the longest first: those left are in front
-        states, total = self.start(len(lines)), np.zeros(len(lines))
-        active = len(lines)
-        for position in range(len(lines[order[0]]) if lines else 0):
-            while len(lines[order[active - 1]]) <= position:
-                active -= 1
-            tokens = np.array([lines[i][position] for i in order[:active]], np.int64)
-            log_probs, states[:active] = self.step(states[:active], tokens)
-            total[:active] += log_probs
-        answers = np.empty(len(lines))
-        answers[order] = total + self.final(states)
         return answers
 
     def perplexity(self, sequences: Iterable[Sequence[int]]) -> float:
