@@ -1,0 +1,367 @@
+"""Audio files of any length to text with times: read in pieces, heard piece by piece, put together again.
+
+A piece is at most ``chunk`` seconds, and no more than a few are in memory: an hour of audio takes no more of it than a
+minute. Features are normalised over a piece, as they are over an utterance in training. Where a piece ends:
+
+* With a CTC head neighbours share ``overlap`` seconds, which both hear; they are joined there by :func:`join`.
+* Without one nothing says when a token was spoken, so a piece ends at the quietest point within its last ``overlap``
+  seconds, and the next begins there.
+* At digital silence (never over -80 dBFS for 0.2 s: a gate's, an editor's, a phone's) in any case, and the silence is
+  left out: no recording has any, and in the normalisation a few such frames outweigh all the others.
+
+A file without such silence and no longer than a chunk is one piece, and heard as decoding a manifest hears it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from speechlab.data.check import SHORTEST, SILENCE, check_audio
+from speechlab.decoding.alignment import token_frames
+from speechlab.decoding.ctc import Hypothesis
+from speechlab.errors import UserError
+from speechlab.features.contract import FeatureContract
+from speechlab.features.fbank import extract, normalise
+from speechlab.models.asr import Encoded
+from speechlab.models.decoder import BOUNDARY
+from speechlab.tasks.recogniser import Recogniser
+from speechlab.tasks.search import Search
+
+BATCH = 80.0  # seconds of audio, padding counted, that are computed together
+SAME = 0.3  # seconds that two pieces' times of one token may differ by
+_READ = 1 << 14  # samples decoded at once; where a file is broken, what stood before in the same block is lost
+_KERNEL = 10**7  # numbers that torchaudio's resampler may keep for a pair of rates
+GAP = 0.2  # seconds of digital silence that end a piece
+_QUIET = 0.1  # seconds over which loudness is measured to find where to cut
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+    """A token and how sure the model was of it, 0 to 1; when it was heard, in seconds (None without a CTC head)."""
+
+    id: int
+    confidence: float
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclasses.dataclass
+class Transcript:
+    """What was heard of a file; ``parts`` are the tokens by piece, of a model without CTC, with the piece's bounds.
+
+    error: what is wrong with the file or the answer; there may be tokens nevertheless (of a file that is cut short).
+    silent: it never leaves +-SILENCE.
+    """
+
+    file: Path
+    seconds: float = 0.0
+    tokens: list[Token] = dataclasses.field(default_factory=list)
+    parts: list[tuple[float, float, list[Token]]] = dataclasses.field(default_factory=list)
+    error: str | None = None
+    silent: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Samples (n,) float64 with full scale 1, channels averaged, from ``start`` seconds on; whether it is the last."""
+
+    start: float
+    samples: np.ndarray
+    rate: int
+    last: bool
+
+    @property
+    def end(self) -> float:
+        """In seconds."""
+        return self.start + len(self.samples) / self.rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A piece on its way: its features (frames, bins), None where there is nothing to hear."""
+
+    file: Path
+    start: float
+    end: float
+    last: bool
+    x: Tensor | None
+    error: str | None
+
+
+def examine(path: str | Path) -> tuple[float, str | None]:
+    """A file's length in seconds, and why it can't be used or only in part: a reason of check_audio's, or None."""
+    path = Path(path)
+    if path.suffix.lower() == ".raw":
+        return 0.0, "unreadable: headerless samples, whose rate nobody knows; make a WAV of it"
+    try:
+        seconds = soundfile.info(str(path)).duration
+    except (soundfile.SoundFileError, OSError):
+        seconds = 0.0  # the check says why
+    return seconds, check_audio(path, [(0.0, seconds)])[0]
+
+
+def pieces(path: str | Path, chunk: float, overlap: float, cut: bool) -> Iterator[Piece]:
+    """A file's samples as pieces of at most ``chunk`` seconds.
+
+    Args:
+        path: what soundfile reads. Where it can't be decoded further, it ends.
+        overlap: seconds that neighbours share; or with ``cut``, in which a piece ends at the quietest point and none
+            is shared. Digital silence ends a piece, too, and lies between two.
+    """
+    with soundfile.SoundFile(path) as file:
+        rate = file.samplerate
+        size, shared, gap = round(chunk * rate), round(overlap * rate), round(GAP * rate)
+        held, first, told, last = np.zeros(0), 0, 0, False  # first: the file's sample that held begins with
+        while not last:
+            held = np.concatenate([held, _read(file, size + 1 - len(held))])
+            ended, silence = len(held) <= size, _silence(held[:size], gap)
+            end = on = size
+            if silence:
+                end, on = silence
+                if on == size and not ended:
+                    on -= gap  # it goes on behind what is held: so much of it that it is seen again
+            elif ended:
+                end = on = len(held)
+            elif cut:
+                end = on = size - shared + quietest(held[size - shared:size], rate)
+            else:
+                on = size - shared
+            last = ended and not silence
+            if last or (end and first + end > told):  # else it is nothing, or part of the piece before
+                told = first + end
+                yield Piece(first / rate, held[:end], rate, last)
+            held, first = held[on:], first + on
+
+
+def _silence(samples: np.ndarray, least: int) -> tuple[int, int] | None:
+    """Begin and end of the first run of at least ``least`` samples (n,) that never leave +-SILENCE."""
+    silent = np.concatenate([[False], np.abs(samples) < SILENCE, [False]])
+    begins, ends = np.flatnonzero(np.diff(silent.astype(np.int8))).reshape(-1, 2).T
+    long = np.flatnonzero(ends - begins >= least)
+    return (int(begins[long[0]]), int(ends[long[0]])) if len(long) else None
+
+
+def _read(file: soundfile.SoundFile, count: int) -> np.ndarray:
+    """The next ``count`` samples, fewer where the file ends, float64, channels averaged."""
+    parts = [np.zeros(0)]
+    while count > 0:
+        try:
+            block = file.read(min(count, _READ), dtype="float32", always_2d=True)
+        except soundfile.SoundFileError:  # the rest is broken: who examined the file knows
+            break
+        if not len(block):
+            break
+        parts.append(block.astype(np.float64).mean(axis=1))
+        count -= len(block)
+    return np.concatenate(parts)
+
+
+def quietest(samples: np.ndarray, rate: int) -> int:
+    """The sample in the middle of the quietest tenth of a second of ``samples`` (n,); of equal ones, the middle one."""
+    width = min(len(samples), max(1, round(_QUIET * rate)))
+    if not width:
+        return 0
+    sums = np.concatenate([[0.0], np.cumsum(samples**2)])
+    energy = sums[width:] - sums[:-width]
+    best = np.flatnonzero(energy <= energy.min() + width * SILENCE**2)
+    return int(best[len(best) // 2]) + width // 2
+
+
+def features(samples: np.ndarray, rate: int, contract: FeatureContract) -> Tensor:
+    """(frames, bins) of samples (n,) at any rate, normalised: the numbers that decoding a manifest computes."""
+    common = math.gcd(rate, contract.sample_rate)
+    if (rate // common) * (contract.sample_rate // common) > _KERNEL:  # 44,101 Hz: a table of gigabytes
+        samples, rate = soxr.resample(samples, rate, contract.sample_rate), contract.sample_rate
+    x = extract(samples, rate, contract)
+    return normalise(x[None], torch.tensor([len(x)]))[0] if contract.normalise == "utterance" and len(x) else x
+
+
+def join(left: list[Token], right: list[Token], begin: float, end: float) -> list[Token]:
+    """The tokens of two pieces that both heard the seconds from ``begin`` to ``end``, each token once.
+
+    They are joined where they agree best: in the longest run of tokens that both have, one after another and at the
+    same time, at the pair nearest the middle. Pieces that agree nowhere are cut between tokens: in the middle of the
+    longest pause, as both together hear it, within the middle half of what they share.
+    """
+    i0 = next((i for i, token in enumerate(left) if token.start >= begin - SAME), len(left))
+    j1 = next((j for j, token in enumerate(right) if token.start > end + SAME), len(right))
+    middle = (begin + end) / 2
+    best, at = 0.0, None
+    before: dict[int, tuple[float, int, int]] = {}  # by j: how far (i, j)'s run agrees, and its pair nearest the middle
+    for i in range(i0, len(left)):
+        row = {}
+        for j in range(j1):
+            apart = abs(left[i].start - right[j].start)
+            if left[i].id != right[j].id or apart > SAME:
+                continue
+            agree, *pair = before.get(j - 1, (0.0, i, j))
+            if abs(left[i].start - middle) < abs(left[pair[0]].start - middle):
+                pair = [i, j]
+            row[j] = (agree + 1.001 - apart / SAME, *pair)  # in a stammer, the pairs that lie nearest win
+            if row[j][0] > best:
+                best, at = row[j][0], pair
+        before = row
+    if at is not None:
+        joined = left[:at[0] + 1] + right[at[1] + 1:]
+    else:
+        quarter = (end - begin) / 4
+        inner = sorted(t.start for t in left[i0:] + right[:j1] if begin + quarter < t.start < end - quarter)
+        bounds = [begin + quarter, *inner, end - quarter]
+        cut = max(zip(bounds, bounds[1:]), key=lambda gap: (gap[1] - gap[0]))
+        middle = sum(cut) / 2
+        joined = [t for t in left if t.start < middle] + [t for t in right if t.start >= middle]
+    for i in range(1, len(joined)):  # the same token's times differ a little: never backwards
+        if joined[i].start < joined[i - 1].start:
+            start = joined[i - 1].start
+            joined[i] = dataclasses.replace(joined[i], start=start, end=max(start, joined[i].end))
+    return joined
+
+
+class LongRecogniser:
+    """Files of any length to transcripts.
+
+    Args:
+        recogniser: with its language models.
+        method: of speechlab/tasks/recogniser.py's METHODS; weights: what it weighs by (speechlab/tasks/search.py).
+        chunk, overlap: seconds; see above.
+    """
+
+    def __init__(self, recogniser: Recogniser, method: str, weights: Mapping[str, Any] | None = None,
+                 chunk: float = 20.0, overlap: float = 4.0):
+        if why := recogniser.lacks(method):
+            raise UserError(f"method {method}: {why}", 2)
+        if not chunk >= 1 or not 0 <= overlap <= chunk / 2:
+            raise UserError(f"chunk = {chunk:g} s, overlap = {overlap:g} s: a chunk is at least a second, an overlap "
+                            "at most half a chunk", 2)
+        self.recogniser, self.method, self.weights = recogniser, method, weights or {}
+        self.chunk, self.overlap = chunk, overlap
+        self.search = Search(recogniser, Path())  # the weights are given: nothing is tuned
+        self.timed = recogniser.model.head is not None
+        self.frame = self._frame()
+
+    def jobs(self, files: Iterable[Path]) -> Iterator[Job]:
+        """Read the files: what :meth:`transcribe` hears, one job a piece (so that progress can be counted)."""
+        contract = self.recogniser.contract
+        for file in files:
+            seconds, error = examine(file)
+            error = None if (error or "").startswith("silent") else error  # rightly heard: nothing
+            if error and not error.startswith("truncated"):
+                yield Job(file, 0.0, seconds, True, None, error)
+                continue
+            try:
+                for piece in pieces(file, self.chunk, self.overlap, cut=not self.timed):
+                    x = None
+                    if len(piece.samples) >= SHORTEST * piece.rate and np.ptp(piece.samples) >= 2 * SILENCE:
+                        x = features(piece.samples, piece.rate, contract)
+                    yield Job(file, piece.start, piece.end, piece.last, x, error if piece.last else None)
+            except (soundfile.SoundFileError, OSError) as gone:  # since it was examined
+                yield Job(file, 0.0, 0.0, True, None, f"unreadable: {gone}")
+
+    def transcribe(self, jobs: Iterable[Job]) -> Iterator[Transcript]:
+        """What was heard of each file, in order; pieces of several files are computed together."""
+        waiting: list[Job] = []
+        found: Transcript | None = None
+        for job in itertools.chain(jobs, [None]):
+            full = waiting and (job is None or self._cost([*waiting, job]) > BATCH)
+            for done, heard in zip(waiting, self._hear(waiting) if full else ()):
+                found = found or Transcript(done.file)
+                self._add(found, done, heard)
+                if done.last:
+                    yield found
+                    found = None
+            waiting = ([] if full else waiting) + ([job] if job else [])
+
+    @staticmethod
+    def _cost(jobs: list[Job]) -> float:
+        return max(1.0, *(job.end - job.start for job in jobs)) * len(jobs)
+
+    def _add(self, found: Transcript, job: Job, heard: list[Token] | str) -> None:
+        before, found.seconds = found.seconds, job.end
+        found.error = found.error or job.error
+        found.silent &= job.x is None
+        if isinstance(heard, str):
+            found.error, heard = found.error or heard, []
+        if self.timed:
+            shared = job.start < before - 1e-6
+            found.tokens = join(found.tokens, heard, job.start, before) if shared else found.tokens + heard
+        else:
+            found.tokens = found.tokens + heard
+            found.parts.append((job.start, job.end, heard))
+
+    def _hear(self, jobs: list[Job]) -> list[list[Token] | str]:
+        """The tokens of each piece, or what was wrong."""
+        answers: list[list[Token] | str] = [[] for _ in jobs]
+        rows = [i for i, job in enumerate(jobs) if job.x is not None and len(job.x)]
+        if not rows:
+            return answers
+        xs = [jobs[i].x for i in rows]
+        found = self.recogniser.encode({"x": pad_sequence(xs, batch_first=True),
+                                        "x_lens": torch.tensor([len(x) for x in xs])})
+        best = [hypotheses[0] for hypotheses in self.search(found, self.method, self.weights)]
+        frames = _frames(found, best) if self.timed else []
+        for row, (i, hypothesis) in enumerate(zip(rows, best)):
+            if hypothesis.error:
+                answers[i] = hypothesis.error
+            elif self.timed:
+                answers[i] = self._timed(hypothesis.tokens, *frames[row], found.log_probs[row], jobs[i])
+            else:
+                sure = self._sure(found, row, hypothesis.tokens)
+                answers[i] = [Token(*pair) for pair in zip(hypothesis.tokens, sure)]
+        return answers
+
+    def _timed(self, tokens: list[int], starts: list[int], ends: list[int], log_probs: Tensor, job: Job) -> list[Token]:
+        """Tokens with their times, and their mean posterior over these frames of log_probs (frames, vocab)."""
+        found = []
+        for token, first, last in zip(tokens, starts, ends):
+            times = (min(job.start + frame * self.frame, job.end) for frame in (first, last))
+            found.append(Token(token, float(log_probs[first:last, token].exp().mean()), *times))
+        return found
+
+    @torch.no_grad()
+    def _sure(self, found: Encoded, row: int, tokens: list[int]) -> list[float]:
+        """The decoder's probability of each token after those before it."""
+        decoder = self.recogniser.model.decoder
+        given = torch.tensor([[BOUNDARY, *tokens]], device=found.memory.device)
+        logits = decoder(found.memory[row:row + 1], found.mask[row:row + 1], given)[0, :-1]
+        return logits.float().softmax(-1).gather(1, given[0, 1:, None])[:, 0].tolist()
+
+    def _frame(self) -> float:
+        """Seconds from one of the encoder's frames to the next: told by how many it makes of 320 frames and of 640."""
+        contract = self.recogniser.contract
+        sizes = torch.tensor([320, 640])
+        x = torch.randn(2, 640, contract.dim, generator=torch.Generator().manual_seed(0))
+        short, long = self.recogniser.encode({"x": x, "x_lens": sizes}).lengths.tolist()
+        every = 320 / (long - short) if long > short else 640 / max(long, 1)
+        return every * contract.shift_samples / contract.sample_rate
+
+
+def _frames(found: Encoded, best: list[Hypothesis]) -> list[tuple[list[int], list[int]]]:
+    """First frame and last (exclusive) of each token: the search's own, or on CTC's best path for these tokens."""
+    sizes = found.lengths.cpu().numpy()
+    frames = [(h.starts, h.ends) for h in best]
+    unknown = []
+    for row, (h, size) in enumerate(zip(best, sizes.tolist())):
+        if len(h.starts) == len(h.tokens):
+            continue
+        if len(h.tokens) + sum(a == b for a, b in zip(h.tokens, h.tokens[1:])) <= size:
+            unknown.append(row)
+        else:  # a decoder alone may write more than CTC's frames can hold: nonsense, spread evenly
+            starts = [i * size // len(h.tokens) for i in range(len(h.tokens))]
+            frames[row] = starts, [start + 1 for start in starts]
+    if unknown:
+        aligned = token_frames(found.log_probs[unknown].numpy(), sizes[unknown], [best[row].tokens for row in unknown])
+        for row, pair in zip(unknown, aligned):
+            frames[row] = pair
+    return frames

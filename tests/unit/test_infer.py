@@ -1,0 +1,472 @@
+"""Recognition from a checkpoint alone, by a network that hears tones: token k is a tone at a frequency of its own."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from speechlab import config, infer
+from speechlab.data.tokens import Tokenizer
+from speechlab.tasks import long_audio
+from speechlab.tasks.asr import build_model
+from speechlab.tasks.long_audio import Token, Transcript, examine, join, pieces, quietest
+from speechlab.training import checkpoint
+
+ROOT = Path(__file__).parents[2]
+RATE = 16000
+UNITS = "一二三四五六七八九十"
+TONES = [300 * 1.25**k for k in range(len(UNITS))]  # Hz
+NETWORK = textwrap.dedent("""
+    from torch import nn
+    class Tones(nn.Module):  # the mean of each four frames
+        def __init__(self, input_size):
+            super().__init__()
+            self.output_size = input_size
+        def forward(self, x, lengths):
+            t = x.shape[1] // 4 * 4
+            return x[:, :t].reshape(len(x), -1, 4, x.shape[2]).mean(2), lengths // 4
+""")
+
+
+def sound(text, pause=0.1, rate=RATE, seed=0):
+    """(samples,): a tone of 0.12 s a character, a pause behind each, faint noise under all."""
+    time = np.arange(round(0.12 * rate)) / rate
+    loud, gap = 0.2 * np.sin(np.pi * time / 0.12), np.zeros(round(pause * rate))  # no clicks: all would hear them
+    parts = [np.r_[loud * np.sin(2 * np.pi * TONES[UNITS.index(c)] * time), gap] for c in text]
+    found = np.concatenate([np.zeros(round(0.1 * rate)), *parts])
+    return found + 3e-4 * np.random.default_rng(seed).normal(size=len(found))
+
+
+def texts(count, seed=0):
+    rng = random.Random(seed)
+    return ["".join(rng.choices(UNITS, k=rng.randint(3, 12))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A recipe's folder with its own network and the experiments ctc, joint and attention."""
+    root = tmp_path_factory.mktemp("recipe")
+    (root / "local").mkdir()
+    (root / "local" / "model.py").write_text(NETWORK, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(root), *sys.path])
+        for name, share in (("ctc", 1.0), ("joint", 0.5), ("attention", 0.0)):
+            made = config.from_dict({
+                "task": "asr", "model": {"class": "local.model:Tones"}, "features": {"normalise": "none"},
+                "loss": {"ctc": share}, "decode": {"beam": 2, "nbest": 2},
+                **({"decoder": {"layers": 1, "heads": 2, "hidden": 16}} if share < 1 else {})})
+            tokenizer = Tokenizer(["<blank>", "<unk>", *UNITS])
+            torch.manual_seed(1)
+            model = build_model(made, tokenizer, None, None)
+            if model.head is not None:
+                set_head(model.head)
+            if model.decoder is not None:
+                model.decoder.head.weight.data *= 20  # it learnt nothing, but is sure of it
+            checkpoint.save(root / "exp" / name / "checkpoints" / "final.pt", {
+                "model": model.state_dict(), "config": config.to_dict(made), "features": made.features.to_dict(),
+                "tokens": tokenizer.state(), "auxiliary": None})
+        forget()
+    yield root
+    forget()
+
+
+def forget():
+    for name in [n for n in sys.modules if n.split(".")[0] == "local"]:
+        del sys.modules[name]
+
+
+@torch.no_grad()
+def set_head(head):
+    """A unit's logit is its tone's energy over a threshold; blank's is 0, unknown's hopeless."""
+    mel = lambda f: 1127 * np.log1p(np.asarray(f) / 700)  # noqa: E731
+    centres = np.linspace(mel(20), mel(8000), 82)[1:-1]
+    head.weight.zero_()
+    head.bias.zero_()
+    head.bias[1] = -100.0
+    for k, tone in enumerate(TONES):
+        head.weight[2 + k, int(np.abs(centres - mel(tone)).argmin())] = 1.0
+        head.bias[2 + k] = -13.0
+
+
+@pytest.fixture
+def run(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def call(exp, *args, status=0):
+        capsys.readouterr()
+        assert infer.main([str(recipe / "exp" / exp), *map(str, args)]) == status
+        return capsys.readouterr()
+    return call
+
+
+def objects(run, *args, status=0):
+    return [json.loads(line) for line in run(*args, "--json", status=status).out.splitlines()]
+
+
+def write(path, samples, rate=RATE, **how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, **how)
+    return path
+
+
+def test_text_times_and_confidences(run, tmp_path):
+    wav = write(tmp_path / "a b.wav", np.r_[sound("三一四"), sound("一五", pause=0.12)[RATE // 10:], sound("", seed=2),
+                                            3e-4 * np.random.default_rng(3).normal(size=RATE), sound("九")])
+    assert run("ctc", wav).out == f"{wav}\t三一四一五九\n"
+    (found,) = objects(run, "ctc", wav)
+    assert (found["file"], found["text"], found["error"]) == (str(wav), "三一四一五九", None)
+    assert found["seconds"] == pytest.approx(soundfile.info(wav).duration, abs=1e-3)
+    tokens = found["tokens"]
+    assert [t["token"] for t in tokens] == list("三一四一五九")
+    begins = [0.1, 0.32, 0.54, 0.76, 1.0]
+    assert [t["start"] for t in tokens[:5]] == pytest.approx(begins, abs=0.05)
+    assert [t["end"] for t in tokens[:5]] == pytest.approx([b + 0.12 for b in begins], abs=0.05)
+    assert all(0 < t["confidence"] <= 1 for t in tokens)
+    assert found["confidence"] == pytest.approx(np.mean([t["confidence"] for t in tokens]), abs=1e-3)
+    assert [s["text"] for s in found["segments"]] == ["三一四一五", "九"]  # a pause of more than a second
+    assert (found["segments"][0]["start"], found["segments"][0]["end"]) == (tokens[0]["start"], tokens[4]["end"])
+
+
+def test_every_method_gives_times(run, recipe, tmp_path):
+    wav = write(tmp_path / "a.wav", sound("三一四一五"))
+    (base,) = objects(run, "ctc", wav)
+    for exp, *more in (("ctc", "--method", "ctc_beam"),
+                       ("joint", "--set", "decode.ctc_weight=0.95", "--set", "decode.beam=8"),
+                       ("joint", "--method", "ctc_greedy")):
+        (found,) = objects(run, exp, wav, *more)
+        assert found["text"] == base["text"] == "三一四一五", more
+        assert [t["start"] for t in found["tokens"]] == pytest.approx([t["start"] for t in base["tokens"]], abs=0.05)
+        assert found["confidence"] == pytest.approx(base["confidence"], abs=0.05)
+    load = lambda exp: infer.load(recipe / "exp" / exp, None, torch.device("cpu"))  # noqa: E731
+    assert [infer.default_method(load(exp)) for exp in ("ctc", "joint", "attention")] == [
+        "ctc_greedy", "joint", "attention"]
+    (found,) = objects(run, "joint", wav, "--method", "attention")  # a decoder that learnt nothing: still times
+    assert all(0 <= t["start"] <= t["end"] <= found["seconds"] + 1e-3 for t in found["tokens"])
+
+
+def test_a_model_without_ctc_has_no_times_but_bounds_and_confidences(run, recipe, tmp_path):
+    wav = write(tmp_path / "a.wav", np.r_[sound("三一四一五九"), sound("二六五")])
+    (found,) = objects(run, "attention", wav, "--chunk", "1.5", "--overlap", "0.7")
+    assert found["error"] is None and found["tokens"]
+    assert all(t["start"] is None and t["end"] is None and 0 < t["confidence"] <= 1 for t in found["tokens"])
+    bounds = [(s["start"], s["end"]) for s in found["segments"]]
+    assert all(a[1] == b[0] for a, b in zip(bounds, bounds[1:]))  # cut, not overlapped
+    assert "".join(s["text"] for s in found["segments"]) == found["text"]
+    # The confidence is the decoder's probability of each token after those before it.
+    (found,) = objects(run, "attention", write(tmp_path / "b.wav", sound("三一")))
+    recogniser = infer.load(recipe / "exp" / "attention", None, torch.device("cpu"))
+    x = long_audio.features(soundfile.read(tmp_path / "b.wav")[0], RATE, recogniser.contract)
+    heard = recogniser.encode({"x": x[None], "x_lens": torch.tensor([len(x)])})
+    tokens = [recogniser.tokenizer.units.index(t["token"]) for t in found["tokens"]]
+    given = [float(recogniser.model.decoder(heard.memory, heard.mask, torch.tensor([[0, *tokens[:i]]]))[0, -1]
+                   .softmax(-1)[token].detach()) for i, token in enumerate(tokens)]
+    assert [t["confidence"] for t in found["tokens"]] == pytest.approx(given, abs=1e-4)
+
+
+def test_any_rate_channels_and_format(run, tmp_path):
+    text = "三一四一五九"
+    for name, rate, how in (("a.wav", 44100, {}), ("b.flac", 48000, {"subtype": "PCM_24"}), ("c.ogg", 44100, {}),
+                            ("d.mp3", 22050, {}), ("e.opus", 48000, {"format": "OGG", "subtype": "OPUS"}),
+                            ("深 f.aiff", 8000, {}), ("g.au", 11025, {}), ("h.WAV", 44101, {"subtype": "DOUBLE"})):
+        up = soxr.resample(sound(text), RATE, rate)
+        write(tmp_path / name, np.stack([1.5 * up, 0.5 * up], 1), rate, **how)
+    (tmp_path / ".hidden.wav").write_bytes(b"not seen")
+    (tmp_path / "notes.txt").write_text("passed over in a folder")
+    found = objects(run, "ctc", tmp_path)
+    assert [Path(f["file"]).name for f in found] == sorted(
+        p.name for p in tmp_path.iterdir() if p.name not in (".hidden.wav", "notes.txt"))
+    assert [f["text"] for f in found] == [text] * 8
+
+
+def test_samples_at_an_odd_rate_take_no_gigabytes(monkeypatch):
+    def never(*_):
+        raise AssertionError("torchaudio's table for 44,101 Hz is larger than a machine's memory")
+    monkeypatch.setattr("lhotse.augmentation.torchaudio.get_or_create_resampler", never)
+    contract = config.from_dict({"task": "asr", "model": {"class": "speechlab.models.asr:Conformer"}}).features
+    assert len(long_audio.features(sound("三", rate=44101), 44101, contract)) == pytest.approx(32, abs=1)
+
+
+def test_features_are_those_of_decoding(tmp_path):
+    """The same numbers, to the bit, as decoding reads from a manifest."""
+    from lhotse import Recording
+
+    from speechlab.tasks.asr import FeatureReader
+    contract = config.from_dict({"task": "asr", "model": {"class": "speechlab.models.asr:Conformer"}}).features
+    for name, rate, channels in (("a.wav", RATE, 1), ("b.flac", 44100, 2)):
+        wav = write(tmp_path / name, np.stack([sound("三一四", rate=rate, seed=i) for i in range(channels)], 1), rate)
+        cut = Recording.from_file(wav).to_cut()
+        cut = cut if channels == 1 else cut.to_mono()[0]
+        (piece,) = pieces(wav, 20, 4, cut=False)
+        found = long_audio.features(piece.samples, piece.rate, contract).numpy()
+        if channels == 1:
+            assert np.array_equal(found, FeatureReader(contract, stored=False)(cut))
+        else:
+            from speechlab.features.fbank import extract, normalise
+            x = extract(soundfile.read(wav, dtype="float32")[0].T, rate, contract)
+            assert np.array_equal(found, normalise(x[None], torch.tensor([len(x)]))[0].numpy())
+
+
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory):
+    """Twenty minutes of utterances, and what was said."""
+    said = texts(700)
+    gaps = [3e-4 * np.random.default_rng(i).normal(size=RATE // 3) for i in range(3)]
+    samples = np.concatenate([np.r_[sound(t, seed=i), gaps[i % 3]] for i, t in enumerate(said)])
+    folder = tmp_path_factory.mktemp("long")
+    return write(folder / "long.wav", samples), said
+
+
+def test_twenty_minutes_equal_their_utterances(run, long_file, tmp_path):
+    wav, said = long_file
+    assert soundfile.info(wav).duration > 1200
+    alone = [run("ctc", write(tmp_path / f"{i}.wav", sound(said[i], seed=i))).out.split("\t")[1].strip()
+             for i in range(0, 700, 70)]
+    assert alone == said[::70]
+    (found,) = objects(run, "ctc", wav)
+    assert found["text"] == "".join(said)  # not a token doubled or lost at some 75 seams
+    starts = [t["start"] for t in found["tokens"]]
+    assert starts == sorted(starts)
+    assert run("ctc", wav, "--chunk", "3", "--overlap", "1").out.split("\t")[1].strip() == "".join(said)
+
+
+def test_memory_is_bounded(recipe, long_file):
+    """Read whole, the file alone would be 150 MB (float64)."""
+    wav, _ = long_file
+    code = textwrap.dedent("""
+        import resource, sys
+        from speechlab import infer
+        exp, wav, short, out = sys.argv[1:]
+        unit = 1024 if sys.platform == "darwin" else 1
+        for file in (short, wav):
+            assert infer.main([exp, file, "--out", out]) == 0
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit)
+    """)
+    samples, _ = soundfile.read(wav, stop=100 * RATE)
+    short, out = write(wav.with_name("short.wav"), samples), wav.with_name("out.txt")
+    command = [sys.executable, "-c", code, str(recipe / "exp" / "ctc"), str(wav), str(short), str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert after - before < 50_000, (before, after)
+    assert "seconds heard" in done.stderr and out.read_text(encoding="utf-8").count("\n") == 1
+
+
+def test_interrupted(recipe, long_file):
+    wav, _ = long_file
+    names = []
+    for i in range(5):
+        names.append(wav.with_name(f"again{i}.wav"))
+        os.symlink(wav, names[-1])
+    command = [sys.executable, "-m", "speechlab.infer", str(recipe / "exp" / "ctc"), *map(str, names)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline().startswith(f"{names[0]}\t")  # a line comes as soon as its file is done
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+
+
+# Joining two pieces' tokens
+
+def heard(rng, truth, begin, end, jitter=0.08, ruin=0.35):
+    """What a piece hears from ``begin`` to ``end`` of (id, time) pairs: unsure of times, and of all near its ends."""
+    found = []
+    for token, time in truth:
+        if begin <= time < end:
+            near = 0 < begin and time - begin < ruin or end - time < ruin
+            if near and rng.random() < 0.5:
+                if rng.random() < 0.5:
+                    continue
+                token = rng.randrange(20)
+            start = min(max(time + rng.uniform(-jitter, jitter), begin), end)
+            found.append(Token(token, 1.0, start, start + 0.04))
+    return sorted(found, key=lambda t: t.start)
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 20])
+def test_joined_pieces_have_every_token_once(kinds):
+    """Even of one token only, said again and again: times tell which is which."""
+    rng = random.Random(kinds)
+    for _ in range(300):
+        truth, time = [], 0.0
+        while time < 20:
+            time += rng.uniform(0.2, 0.6)
+            truth.append((rng.randrange(kinds), time))
+        left, right = heard(rng, truth, 0, 12), heard(rng, truth, 8, 21)
+        whole = [token for token, _ in truth]
+        joined = join(left, right, 8, 12)
+        assert [t.id for t in joined][:-2] == whole[:len(joined) - 2] and abs(len(joined) - len(whole)) <= 1
+        assert all(a.start <= b.start for a, b in zip(joined, joined[1:]))
+
+
+def tokens(ids, *starts):
+    return [Token(UNITS.index(c), 1.0, s, s + 0.04) for c, s in zip(ids, starts)]
+
+
+def test_join_by_hand():
+    read = lambda found: "".join(UNITS[t.id] for t in found)  # noqa: E731
+    left, right = tokens("一二三四", 1, 6, 8, 9.6), tokens("九三四五", 6.2, 8.05, 9.5, 13)
+    assert read(join(left, right, 6, 10)) == "一二三四五"  # they agree on 三四: what only one of them has is its own
+    assert read(join(tokens("一二", 1, 7.95), tokens("二三", 8.05, 12), 6, 10)) == "一二三"  # one token at the middle
+    # Nothing in common: the token that both hear about the middle, each otherwise, is there once.
+    assert len(join(tokens("一二", 1, 7.98), tokens("五三", 8.02, 12), 6, 10)) == 3
+    assert len(join(tokens("一二", 1, 8.02), tokens("五三", 7.98, 12), 6, 10)) == 3
+    assert read(join(tokens("一二", 1, 7), [], 6, 10)) == "一二"
+    assert read(join([], tokens("一二", 9, 11), 6, 10)) == "一二"
+    same = join(tokens("一二", 1, 8.1), tokens("二三", 7.9, 8.05), 6, 10)
+    assert read(same) == "一二三" and same[2].start == 8.1  # never backwards
+
+
+# Pieces
+
+def test_pieces_share_or_are_cut_at_the_quietest_point(tmp_path):
+    rng = np.random.default_rng(0)
+    samples = 0.1 * rng.normal(size=25 * RATE)
+    samples[int(8.3 * RATE):int(8.6 * RATE)] *= 0.01
+    wav = write(tmp_path / "a.flac", samples)
+    whole = soundfile.read(wav)[0]
+    found = list(pieces(wav, 10, 4, cut=False))
+    assert [(p.start, p.end) for p in found] == [(0, 10), (6, 16), (12, 22), (18, 25)]
+    assert [p.last for p in found] == [False, False, False, True]
+    assert all(np.array_equal(p.samples, whole[round(p.start * RATE):round(p.end * RATE)]) for p in found)
+    found = list(pieces(wav, 10, 4, cut=True))
+    assert 8.3 < found[0].end < 8.6 and np.array_equal(np.concatenate([p.samples for p in found]), whole)
+    assert [p.last for p in pieces(wav, 25, 4, cut=False)] == [True]  # ends just where the piece does
+    assert quietest(np.zeros(0), RATE) == 0 and quietest(np.zeros(10), RATE) == 5
+
+
+@pytest.mark.parametrize("chunk", [2, 5, 20])
+def test_digital_silence_is_left_out(run, tmp_path, chunk):
+    parts = [sound("三一四"), np.zeros(3 * RATE), sound("一五九", seed=1), np.zeros(RATE // 2), sound("二六", seed=2),
+             np.zeros(7 * RATE)]
+    wav = write(tmp_path / "a.wav", np.concatenate(parts))
+    found = list(pieces(wav, chunk, 1, cut=False))
+    assert all(np.abs(p.samples).max() > 0.1 for p in found[:-1])
+    assert sum(len(p.samples) for p in found) < sum(map(len, parts[::2])) + 1.1 * RATE
+    (found,) = objects(run, "ctc", wav, "--chunk", chunk, "--overlap", "1")
+    assert found["text"] == "三一四一五九二六" and found["seconds"] == pytest.approx(len(np.concatenate(parts)) / RATE)
+    starts = [t["start"] for t in found["tokens"]]
+    assert (starts[0], starts[3]) == (pytest.approx(0.1, abs=0.05), pytest.approx(0.76 + 3.1, abs=0.05))
+
+
+# What can't be done
+
+def test_bad_files_are_named_and_the_others_done(run, tmp_path):
+    good = sound("三一四")
+    write(tmp_path / "good.wav", good)
+    write(tmp_path / "silent.wav", np.zeros(RATE))
+    write(tmp_path / "tenth.wav", sound("")[:RATE // 10])
+    write(tmp_path / "short.wav", good[:500])
+    write(tmp_path / "none.wav", good[:0])
+    write(tmp_path / "nan.wav", np.where(np.arange(len(good)) == 99, np.nan, good), subtype="FLOAT")
+    (tmp_path / "empty.flac").write_bytes(b"")
+    (tmp_path / "text.wav").write_text("hello " * 100)
+    (tmp_path / "x.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
+    (tmp_path / "x.raw").write_bytes(bytes(1000))
+    whole = write(tmp_path / "whole.wav", sound("三一四一五九二六")).read_bytes()
+    (tmp_path / "whole.wav").unlink()
+    (tmp_path / "cut.wav").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "nothing").mkdir()
+    more = [tmp_path / "x.raw", tmp_path / "missing.wav", tmp_path / "nothing"]
+    done = run("ctc", tmp_path, *more, "--json", status=1)
+    found = {Path(f["file"]).name: f for f in map(json.loads, done.out.splitlines())}
+    errors = {name: f["error"].split(":")[0] for name, f in found.items() if f["error"]}
+    assert errors == {"short.wav": "short", "none.wav": "empty", "nan.wav": "NaN", "empty.flac": "empty",
+                      "text.wav": "unreadable", "x.m4a": "unreadable", "x.raw": "unreadable", "cut.wav": "truncated",
+                      "missing.wav": "missing"}
+    assert {name: f["text"] for name, f in found.items() if f["text"] is not None} == {
+        "good.wav": "三一四", "silent.wav": "", "tenth.wav": "", "cut.wav": "三一四一"}  # what is there is heard
+    lines = done.err.splitlines()
+    assert sum(line.startswith("error: ") for line in lines) == 10 and "Traceback" not in done.err
+    for name in errors:
+        assert sum(f"{tmp_path / name}: " in line for line in lines) == 1
+    assert f"error: {tmp_path / 'nothing'}: no audio file in this folder" in lines
+    assert f"note: {tmp_path / 'silent.wav'}: silent, never above -80 dBFS" in lines
+    assert "ffmpeg" in next(line for line in lines if "x.m4a" in line)
+    out = run("ctc", tmp_path / "good.wav", tmp_path / "x.m4a", status=1).out
+    assert out == f"{tmp_path / 'good.wav'}\t三一四\n"
+
+
+def test_a_flac_that_breaks_off_is_heard_up_to_there(run, tmp_path):
+    whole = write(tmp_path / "a.flac", sound("三一四一五九二六" * 4)).read_bytes()
+    (tmp_path / "a.flac").write_bytes(whole[:len(whole) * 3 // 4])
+    (found,) = objects(run, "ctc", tmp_path / "a.flac", status=1)
+    assert found["error"].startswith("truncated")
+    assert len(found["text"]) > 12 and ("三一四一五九二六" * 4).startswith(found["text"])
+
+
+def test_bad_experiments_and_options(run, recipe, tmp_path, capsys, monkeypatch):
+    wav = write(tmp_path / "a.wav", sound("三"))
+    (tmp_path / "exp" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save({"model": {}, "config": {"task": "lm"}, "tokens": {}}, tmp_path / "lm.pt")
+    final = recipe / "exp" / "ctc" / "checkpoints" / "final.pt"
+    (tmp_path / "half.pt").write_bytes(final.read_bytes()[:5000])
+    for exp, words in ((tmp_path / "exp", "no experiment's folder"), (tmp_path / "none", "no experiment or checkpoint"),
+                       (tmp_path / "text.pt", "is no checkpoint"), (wav, "is no checkpoint"),
+                       (tmp_path / "half.pt", "damaged"), (tmp_path / "lm.pt", "its task is lm")):
+        assert words in run(exp, wav, status=1).err
+    (tmp_path / "exp" / "checkpoints" / "epoch-3.pt").write_bytes(final.read_bytes())
+    assert "epoch-3.pt takes what there is" in run(tmp_path / "exp", wav, status=1).err
+    monkeypatch.chdir(recipe)  # a checkpoint alone, elsewhere: its network's code is looked for here
+    assert run(tmp_path / "exp", wav, "--checkpoint", tmp_path / "exp" / "checkpoints" / "epoch-3.pt").out
+    for args, words in ((["--method", "rainbow"], "no search method"), (["--method", "joint"], "no attention decoder"),
+                        (["--method", "ctc_beam_lm"], "no language model"), (["--chunk", "0.1"], "at least a second"),
+                        (["--overlap", "11"], "at most half"), (["--set", "train.epochs=3"], "only the section decode"),
+                        (["--set", "decode.beem=3"], "did you mean 'beam'")):
+        assert words in run("ctc", wav, *args, status=2).err
+    assert "no lm.json" in run("ctc", wav, "--lm", tmp_path, status=1).err.replace(str(tmp_path) + os.sep, "")
+
+
+def test_a_language_model(run, recipe, tmp_path):
+    wav = write(tmp_path / "a.wav", sound("三一四"))
+    words = "\n".join(f"-1.0\t{unit}" for unit in ("</s>", "<unk>", *UNITS))
+    arpa = f"\\data\\\nngram 1={3 + len(UNITS)}\n\n\\1-grams:\n-99\t<s>\n{words}\n\n\\end\\\n"
+    (tmp_path / "lm.arpa").write_text(arpa, encoding="utf-8")
+    (tmp_path / "lm.json").write_text(json.dumps({"units": ["<blank>", "<unk>", *UNITS], "order": 1}))
+    done = run("ctc", wav, "--lm", tmp_path)
+    assert done.out.endswith("\t三一四\n") and "not tuned" in done.err
+    assert "not tuned" not in run("ctc", wav, "--lm", tmp_path, "--set", "decode.lm_weight=0.1", "--set",
+                                  "decode.length_bonus=0").err
+    assert "weighs no language model" in run("ctc", wav, "--lm", tmp_path, "--method", "ctc_greedy", status=2).err
+    assert "tuned by the decode stage" in run("ctc", wav, "--lm", tmp_path, "--method", "rescore", status=1).err
+    tuned = {"ctc_beam_lm": {"lm_weight": 0.2, "length_bonus": 1.0}}
+    tuned["rescore"] = {**tuned["ctc_beam_lm"], "first": "ctc_beam_lm", "parts": {"ctc": 1.0, "lm": 0.3},
+                        "rescore_bonus": 0.5}
+    decoded = recipe / "exp" / "ctc" / "decode" / "methods.json"
+    decoded.parent.mkdir()
+    decoded.write_text(json.dumps(tuned))
+    for method in tuned:
+        done = run("ctc", wav, "--lm", tmp_path, "--method", method)
+        assert done.out.endswith("\t三一四\n") and not done.err
+
+
+def test_out_is_whole_or_not_there(run, tmp_path):
+    wav = write(tmp_path / "a.wav", sound("三一四"))
+    assert run("ctc", wav, "--out", tmp_path / "new" / "out.tsv").out == ""
+    assert (tmp_path / "new" / "out.tsv").read_text(encoding="utf-8") == f"{wav}\t三一四\n"
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["out.tsv"]
+
+
+def test_words_are_not_split_and_pieces_are_joined_by_a_space():
+    tokenizer = Tokenizer(["<blank>", "<unk>", "▁", "a", "b", "我", "们"])
+    ids = tokenizer.encode("ab b我们")
+    at = [0, 2, 4, 5, 7, 9]  # pauses everywhere
+    found = Transcript(Path("x"), tokens=[Token(i, 0.5, t, t + 0.1) for i, t in zip(ids, at)])
+    assert [s["text"] for s in infer.record(found, tokenizer)["segments"]] == ["ab", "b", "我", "们"]
+    for parts, text in ((("ab", "b我", "们a", "b"), "ab b我们a b"), (("", "a", ""), "a"), ((), "")):
+        found = Transcript(Path("x"), parts=[(0, 1, [Token(i, 0.5) for i in tokenizer.encode(p)]) for p in parts])
+        assert infer.record(found, tokenizer)["text"] == text
+
+
+def test_examine_a_file_of_unknown_kind(tmp_path):
+    assert examine(tmp_path / "none.wav") == (0.0, "missing")
