@@ -12,7 +12,7 @@ from types import ModuleType
 
 from ..errors import UserError
 
-NAMES = ("aishell", "an4", "folder", "hsk_gcin", "kaldi", "synthetic")
+NAMES = ("aishell", "an4", "folder", "hsk_gcin", "kaldi", "synthetic", "zh_text")
 
 
 def load(name: str) -> ModuleType:

@@ -76,7 +76,7 @@ def fetch_corpus(root: Path, corpus: str, files: list[File], instead: str) -> Pa
     ``instead`` is the advice at the end of the error when a file can't be had: which corpus can ("--corpus an4 ...").
     Raises a UserError that names each source tried and why it failed. What was fetched is kept for the next time.
     """
-    root = Path(root)
+    root = Path(root).absolute()  # clients run in a folder of their own
     folder, cache = root / corpus, root / ".fetching" / corpus
     wanted = [{"name": f.name, "sha256": f.sha256, "members": f.members} for f in files]
     if _marker(folder).get("wanted") == wanted:

