@@ -49,7 +49,7 @@ def check_posteriors(log_probs: Tensor, lengths: Tensor) -> list[str | None]:
     if len(lengths) and int(lengths.max()) > log_probs.shape[1]:
         raise ValueError(f"a length of {int(lengths.max())} in a batch of {log_probs.shape[1]} frames")
     inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths.to(log_probs.device)[:, None]
-    if log_probs.device.type == "cpu" and _sound(log_probs, inside):
+    if log_probs.device.type == "cpu" and _sound(log_probs, lengths):
         return [None] * len(lengths)
     total = log_probs.float().logsumexp(-1)  # NaN and inf pass through the sum, so one (B, T) array tells all
     finite = total.isfinite() | ~inside
@@ -67,11 +67,16 @@ def check_posteriors(log_probs: Tensor, lengths: Tensor) -> list[str | None]:
     return answers
 
 
-def _sound(log_probs: Tensor, inside: Tensor) -> bool:
-    """Whether all frames sum to one: what is so nearly always, in a third of the time that torch's logsumexp takes."""
+def _sound(log_probs: Tensor, lengths: Tensor) -> bool:
+    """Whether all frames sum to one, by numpy: as they nearly always do, in a third of the time of the closer look."""
+    table = log_probs.detach().float().numpy()
+    probs = np.empty(table.shape[1:], np.float32)  # of one utterance: the cache holds it
     with np.errstate(over="ignore", invalid="ignore"):
-        total = np.exp(log_probs.detach().float().numpy()).sum(-1)
-        return bool((np.abs(total - 1) < _ROW_SUM_TOLERANCE - 0.002)[inside.numpy()].all())  # narrower than its log
+        for frames, size in zip(table, lengths.tolist()):
+            total = np.exp(frames[:size], out=probs[:size]).sum(1)
+            if not (np.abs(total - 1) < _ROW_SUM_TOLERANCE - 0.002).all():  # narrower than that of its log
+                return False
+    return True
 
 
 @torch.no_grad()
