@@ -123,7 +123,7 @@ def pieces(path: str | Path, chunk: float, overlap: float, cut: bool) -> Iterato
     with soundfile.SoundFile(path) as file:
         rate = file.samplerate
         size, shared, gap = round(chunk * rate), round(overlap * rate), max(1, round(GAP * rate))
-        held, first, told, last = np.zeros(0), 0, 0, False  # first: the file's sample that held begins with
+        held, first, last = np.zeros(0), 0, False  # first: the file's sample that held begins with
         while not last:
             held = np.concatenate([held, _read(file, size + gap - len(held))])
             ended, silence = len(held) <= size, _silence(held, gap)
@@ -139,8 +139,7 @@ def pieces(path: str | Path, chunk: float, overlap: float, cut: bool) -> Iterato
             else:
                 on = size - shared
             last = ended and on == end == len(held)
-            if last or (end and first + end > told):  # else it is nothing, or part of the piece before
-                told = first + end
+            if end or last:
                 yield Piece(first / rate, held[:end], rate, last)
             held, first = held[on:], first + on
 
