@@ -77,15 +77,15 @@ class ArpaLM:
         for _ in range(self.order - 1):  # each round, one token shorter
             proper = np.where(needed[proper], proper, fallbacks[proper])
         # A state, its fallback, the fallback's: (order - 1, states), and what is paid by then: (states, order). The
-        # empty state, which knows every token, is left out where it is the last.
+        # empty state, which knows every token, is left out where it is the last. Small types keep it in the cache.
         chain, paid = [np.arange(states)], [np.zeros(states)]
         for _ in range(self.order - 1):
             paid.append(paid[-1] + backoffs[chain[-1]])
             chain.append(proper[fallbacks[chain[-1]]])
-        self._chains, self._paid = np.stack(chain)[:-1], np.stack(paid, 1)
+        self._chains, self._paid = np.stack(chain)[:-1].astype(np.int32), np.stack(paid, 1).astype(np.float32)
         self._start, self._follow = int(proper[1]), proper[follow]
         self._keys = np.append(keys, np.iinfo(np.int64).max)  # what an empty slot points to is no key
-        self._log_probs = log_probs
+        self._log_probs = log_probs.astype(np.float32)
         self._table, self._shift = _cuckoo(keys)
         self._none = len(keys)
 
@@ -123,8 +123,7 @@ class ArpaLM:
 
     def score(self, states: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`step`, with the arcs taken in place of states: :meth:`follow` of those that are wanted."""
-        keys = self._chains.take(states, axis=1)
-        keys *= len(self.units)
+        keys = np.multiply(self._chains.take(states, axis=1), len(self.units), dtype=np.int64)
         keys += tokens
         found = self._find(keys)
         arcs = tokens.copy()  # of the empty state, arc a is token a
@@ -134,14 +133,14 @@ class ArpaLM:
             np.copyto(arcs, found[number], where=known)
             np.copyto(level, number, where=known)
         level += states * self.order
-        return self._paid.take(level) + self._log_probs.take(arcs), arcs
+        return self._paid.take(level) + self._log_probs.take(arcs).astype(np.float64), arcs
 
     def follow(self, arcs: np.ndarray) -> np.ndarray:
         """The states after arcs."""
         return self._follow[arcs]
 
     def step_all(self, states: np.ndarray) -> np.ndarray:
-        """Natural log p of every next token, ``(N, V)``, from states ``(N,)``; column 0 is ``</s>``."""
+        """Natural log p of every next token, ``(N, V)`` float32, from states ``(N,)``; column 0 is ``</s>``."""
         states, inverse = np.unique(states, return_inverse=True)
         paid = self._paid[states]
         table = paid[:, -1:] + self._log_probs[: len(self.units)]
@@ -239,7 +238,7 @@ def _cuckoo(keys: np.ndarray) -> tuple[np.ndarray, np.uint64]:
     shift of :func:`_slots`. Cuckoo hashing (Pagh & Rodler 2004), all keys at once: those thrown out take their other.
     """
     size = len(keys)
-    bits = max(4, math.ceil(math.log2(3 * size)))
+    bits = max(4, math.ceil(math.log2(2.2 * size)))  # over half full, two slots a key would not do
     while True:
         shift = np.uint64(64 - bits)
         slots = np.stack(_slots(keys, shift))
