@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exp", type=Path, help="an experiment's folder, or a checkpoint")
     parser.add_argument("audio", nargs="+", type=Path, help="audio files, and folders of them")
-    parser.add_argument("--method", help="default: joint, attention or ctc_greedy, the first that the model can do; "
+    parser.add_argument("--method", help="default: joint (but CTC's answer where the decoder lost or doubled more than "
+                                         "a quarter of it), attention or ctc_greedy, the first that the model can do; "
                                          "with --lm, ctc_beam_lm if it can")
     parser.add_argument("--lm", type=Path, help="the folder of an n-gram language model (lm.arpa)")
     parser.add_argument("--neural_lm", type=Path, help="the experiment of a language model as a network (for rescore)")
@@ -88,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.neural_lm:
         recogniser.load_neural_lm(args.neural_lm)
     method = args.method or default_method(recogniser)
-    long = LongRecogniser(recogniser, method, weights(args.exp, recogniser, method), args.chunk, args.overlap)
+    long = LongRecogniser(recogniser, method, weights(args.exp, recogniser, method), args.chunk, args.overlap,
+                          guarded=args.method is None)
     if (args.lm or args.neural_lm) and not METHODS[method].lm:
         able = [name for name in recogniser.methods() if METHODS[name].lm]
         raise UserError(f"method {method} weighs no language model: leave it out, or choose "
@@ -97,7 +99,13 @@ def main(argv: list[str] | None = None) -> int:
     for text in bad:
         complain(text)
     with output(args.out) as out:
-        failed = sum([write(out, found, recogniser.tokenizer, args.json) for found in transcripts(long, files)])
+        found = [(write(out, found, recogniser.tokenizer, args.json), found.pieces, found.doubted)
+                 for found in transcripts(long, files)]
+    failed, heard, doubted = (sum(column) for column in zip(*found)) if found else (0, 0, 0)
+    if doubted:
+        note(f"in {doubted} of {heard} pieces the decoder left out or doubled more than a quarter of what CTC heard (did "
+             "it learn from shorter ones? --chunk): " + ("CTC's answer stands there" if long.guarded else
+                                                         "try ctc_greedy"))
     return 1 if failed or bad else 0
 
 
@@ -158,8 +166,8 @@ def weights(exp: Path, recogniser: Recogniser, method: str) -> dict[str, Any]:
     given = {name: getattr(recogniser.config.decode, name) for name in START}
     missing = [name for name in START if given[name] is None]
     if missing and tuned is None:
-        print(f"note: {', '.join(missing)} not tuned: {', '.join(f'{START[n]:g}' for n in missing)}; the decode stage "
-              "tunes them, --set decode.lm_weight=... gives them", file=sys.stderr)
+        note(f"{', '.join(missing)} not tuned: {', '.join(f'{START[n]:g}' for n in missing)}; the decode stage tunes "
+             "them, --set decode.lm_weight=... gives them")
     return {**START, **(tuned or {}), **{name: value for name, value in given.items() if value is not None}}
 
 
@@ -227,7 +235,7 @@ def write(out: TextIO, found: Transcript, tokenizer: Tokenizer, as_json: bool) -
         hint = f"; {CONVERT}" if found.error.startswith("unreadable: Format") else ""
         complain(f"{name}: {found.error.replace('missing', 'no such file')}{hint}")
     elif found.silent:
-        tqdm.write(f"note: {name}: silent, never above -80 dBFS", file=sys.stderr)
+        note(f"{name}: silent, never above -80 dBFS")
     if as_json:
         whole = {"file": name, "seconds": round(found.seconds, 3), **spoken, "error": found.error}
         tqdm.write(json.dumps(whole if read else {**whole, "text": None}, ensure_ascii=False), file=out)
@@ -240,6 +248,11 @@ def write(out: TextIO, found: Transcript, tokenizer: Tokenizer, as_json: bool) -
 def complain(text: str) -> None:
     """A line on stderr, above a progress bar if there is one."""
     tqdm.write(f"error: {text}", file=sys.stderr)
+
+
+def note(text: str) -> None:
+    """As :func:`complain`, of what is no error."""
+    tqdm.write(f"note: {text}", file=sys.stderr)
 
 
 def record(found: Transcript, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from speechlab.data.check import SHORTEST, SILENCE, check_audio
+from speechlab.decoding import ctc
 from speechlab.decoding.alignment import token_frames
 from speechlab.decoding.ctc import Hypothesis
 from speechlab.errors import UserError
@@ -36,10 +37,11 @@ from speechlab.features.contract import FeatureContract
 from speechlab.features.fbank import extract, normalise
 from speechlab.models.asr import Encoded
 from speechlab.models.decoder import BOUNDARY
-from speechlab.tasks.recogniser import Recogniser
+from speechlab.tasks.recogniser import METHODS, Recogniser
 from speechlab.tasks.search import Search
 
 BATCH = 80.0  # seconds of audio, padding counted, that are computed together
+DOUBT = 0.25  # share of the tokens that CTC heard by which the decoder's may differ in number
 SAME = 0.3  # seconds that two pieces' times of one token may differ by
 _READ = 1 << 14  # samples decoded at once; where a file is broken, what stood before in the same block is lost
 _KERNEL = 10**7  # numbers that torchaudio's resampler may keep for a pair of rates
@@ -62,7 +64,8 @@ class Transcript:
     """What was heard of a file; ``parts`` are the tokens by piece, of a model without CTC, with the piece's bounds.
 
     error: what is wrong with the file or the answer; there may be tokens nevertheless (of a file that is cut short).
-    silent: it never leaves +-SILENCE.
+    silent: it never leaves +-SILENCE. pieces: how many there were; doubted: of how many the decoder lost or doubled
+    much of what CTC heard.
     """
 
     file: Path
@@ -71,6 +74,8 @@ class Transcript:
     parts: list[tuple[float, float, list[Token]]] = dataclasses.field(default_factory=list)
     error: str | None = None
     silent: bool = True
+    pieces: int = 0
+    doubted: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +103,15 @@ class Job:
     last: bool
     x: Tensor | None
     error: str | None
+
+
+@dataclasses.dataclass
+class _Heard:
+    """A piece's tokens, what was wrong, and whether decoder and CTC heard much more or less than each other."""
+
+    tokens: list[Token] = dataclasses.field(default_factory=list)
+    error: str | None = None
+    doubted: bool = False
 
 
 def examine(path: str | Path) -> tuple[float, str | None]:
@@ -235,17 +249,19 @@ class LongRecogniser:
         recogniser: with its language models.
         method: of speechlab/tasks/recogniser.py's METHODS; weights: what it weighs by (speechlab/tasks/search.py).
         chunk, overlap: seconds; see above.
+        guarded: take CTC's greedy answer for a piece that is doubted (see :class:`Transcript`). A decoder that learnt
+            from short utterances ends early in longer ones, and says so nowhere.
     """
 
     def __init__(self, recogniser: Recogniser, method: str, weights: Mapping[str, Any] | None = None,
-                 chunk: float = 20.0, overlap: float = 4.0):
+                 chunk: float = 20.0, overlap: float = 4.0, guarded: bool = False):
         if why := recogniser.lacks(method):
             raise UserError(f"method {method}: {why}", 2)
         if not chunk >= 1 or not 0 <= overlap <= chunk / 2:
             raise UserError(f"chunk = {chunk:g} s, overlap = {overlap:g} s: a chunk is at least a second, an overlap "
                             "at most half a chunk", 2)
         self.recogniser, self.method, self.weights = recogniser, method, weights or {}
-        self.chunk, self.overlap = chunk, overlap
+        self.chunk, self.overlap, self.guarded = chunk, overlap, guarded
         self.search = Search(recogniser, Path())  # the weights are given: nothing is tuned
         self.timed = recogniser.model.head is not None
         self.frame = self._frame()
@@ -286,22 +302,23 @@ class LongRecogniser:
     def _cost(jobs: list[Job]) -> float:
         return max(1.0, *(job.end - job.start for job in jobs)) * len(jobs)
 
-    def _add(self, found: Transcript, job: Job, heard: list[Token] | str) -> None:
+    def _add(self, found: Transcript, job: Job, heard: _Heard) -> None:
         before, found.seconds = found.seconds, job.end
-        found.error = found.error or job.error
+        found.error = found.error or job.error or heard.error
         found.silent &= job.x is None
-        if isinstance(heard, str):
-            found.error, heard = found.error or heard, []
+        found.pieces += job.x is not None
+        found.doubted += heard.doubted
         if self.timed:
             shared = job.start < before - 1e-6
-            found.tokens = join(found.tokens, heard, job.start, before) if shared else found.tokens + heard
+            found.tokens = join(found.tokens, heard.tokens, job.start, before) if shared else [
+                *found.tokens, *heard.tokens]
         else:
-            found.tokens = found.tokens + heard
-            found.parts.append((job.start, job.end, heard))
+            found.tokens += heard.tokens
+            found.parts.append((job.start, job.end, heard.tokens))
 
-    def _hear(self, jobs: list[Job]) -> list[list[Token] | str]:
-        """The tokens of each piece, or what was wrong."""
-        answers: list[list[Token] | str] = [[] for _ in jobs]
+    def _hear(self, jobs: list[Job]) -> list[_Heard]:
+        """What was heard of each piece."""
+        answers = [_Heard() for _ in jobs]
         rows = [i for i, job in enumerate(jobs) if job.x is not None and len(job.x)]
         if not rows:
             return answers
@@ -309,15 +326,21 @@ class LongRecogniser:
         found = self.recogniser.encode({"x": pad_sequence(xs, batch_first=True),
                                         "x_lens": torch.tensor([len(x) for x in xs])})
         best = [hypotheses[0] for hypotheses in self.search(found, self.method, self.weights)]
+        if self.timed and METHODS[self.method].attention:
+            for row, plain in enumerate(ctc.greedy(found.log_probs, found.lengths.cpu())):
+                size = len(plain.tokens)
+                if not best[row].error and abs(len(best[row].tokens) - size) > max(1, DOUBT * size):
+                    answers[rows[row]].doubted = True
+                    best[row] = plain if self.guarded else best[row]
         frames = _frames(found, best) if self.timed else []
         for row, (i, hypothesis) in enumerate(zip(rows, best)):
             if hypothesis.error:
-                answers[i] = hypothesis.error
+                answers[i].error = hypothesis.error
             elif self.timed:
-                answers[i] = self._timed(hypothesis.tokens, *frames[row], found.log_probs[row], jobs[i])
+                answers[i].tokens = self._timed(hypothesis.tokens, *frames[row], found.log_probs[row], jobs[i])
             else:
                 sure = self._sure(found, row, hypothesis.tokens)
-                answers[i] = [Token(*pair) for pair in zip(hypothesis.tokens, sure)]
+                answers[i].tokens = [Token(*pair) for pair in zip(hypothesis.tokens, sure)]
         return answers
 
     def _timed(self, tokens: list[int], starts: list[int], ends: list[int], log_probs: Tensor, job: Job) -> list[Token]:

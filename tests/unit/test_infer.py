@@ -167,6 +167,18 @@ def test_every_method_gives_times(run, recipe, tmp_path):
     assert all(0 <= t["start"] <= t["end"] <= found["seconds"] + 1e-3 for t in found["tokens"])
 
 
+def test_a_decoder_that_loses_what_ctc_heard_is_not_believed(run, tmp_path):
+    """By default; asked for by name, it answers as it would in decoding."""
+    wav = write(tmp_path / "a.wav", sound("三一四一五九二六五三" * 4))
+    alone = ("joint", wav, "--set", "decode.ctc_weight=0")  # a decoder that learnt nothing
+    done = run(*alone)
+    assert done.out.endswith("\t" + "三一四一五九二六五三" * 4 + "\n") and "CTC's answer stands there" in done.err
+    done = run(*alone, "--method", "joint")
+    assert len(done.out.split("\t")[1]) < 30 and "in 1 of 1 pieces" in done.err and "try ctc_greedy" in done.err
+    (found,) = objects(run, *alone, "--method", "joint", "--chunk", "3", "--overlap", "1")
+    assert [t["start"] for t in found["tokens"]] == sorted(t["start"] for t in found["tokens"])
+
+
 def test_a_model_without_ctc_has_no_times_but_bounds_and_confidences(run, recipe, tmp_path):
     wav = write(tmp_path / "a.wav", np.r_[sound("三一四一五九"), sound("二六五")])
     (found,) = objects(run, "attention", wav, "--chunk", "1.5", "--overlap", "0.7")
