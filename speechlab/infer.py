@@ -2,6 +2,7 @@
 
 Any sample rate, channels (averaged) and format that libsndfile reads; a folder is searched with all below it. A file of
 more than --chunk seconds is heard in pieces (speechlab/tasks/long_audio.py); features are normalised over each piece.
+Digital silence (below -80 dBFS for 0.2 s) is left out, and ends a piece.
 (libsndfile believes an MP3's first header about its length: of a stream without one, or of MP3s put together with cat,
 it may read a part only. Convert those.)
 
@@ -103,9 +104,9 @@ def main(argv: list[str] | None = None) -> int:
                  for found in transcripts(long, files)]
     failed, heard, doubted = (sum(column) for column in zip(*found)) if found else (0, 0, 0)
     if doubted:
-        note(f"in {doubted} of {heard} pieces the decoder left out or doubled more than a quarter of what CTC heard (did "
-             "it learn from shorter ones? --chunk): " + ("CTC's answer stands there" if long.guarded else
-                                                         "try ctc_greedy"))
+        instead = "CTC's answer stands there" if long.guarded else "try ctc_greedy"
+        note(f"in {doubted} of {heard} pieces the decoder left out or doubled more than a quarter of what CTC heard "
+             f"(did it learn from shorter ones? --chunk): {instead}")
     return 1 if failed or bad else 0
 
 
@@ -142,7 +143,7 @@ def load(exp: Path, path: Path | None, device: torch.device, sets: Sequence[str]
 
 
 def default_method(recogniser: Recogniser) -> str:
-    """The best method that needs nothing more than is there; times and confidences come with each.
+    """The best method that needs nothing more than is there; times (where CTC is) and confidences come with each.
 
     Of CTC's searches without a language model the greedy one: the beam hardly ever finds better (0.05 % CER in
     egs/aishell_asr/RESULTS.md).
