@@ -13,6 +13,7 @@ import torch
 import yaml
 from lhotse import CutSet
 
+METHODS = {"ctc_greedy", "ctc_beam", "ctc_beam_lm", "attention", "joint", "rescore"}
 TASK, OPTIONS = "aishell_asr", ("--corpus", "synthetic", "--config", "conf/tiny.yaml")
 
 
@@ -33,9 +34,9 @@ def test_it_learns_and_says_so(trained):
     lab, exp, output = trained
     rows = json.loads((exp / "results.json").read_text())
     by_method = {row["method"]: row for row in rows if row["metric"] == "CER"}
-    assert set(by_method) == {"ctc_greedy", "ctc_beam"}
-    for row in by_method.values():
-        assert row["value"] < 15, output
+    assert set(by_method) == METHODS
+    for method, row in by_method.items():  # from 200 sentences the decoder alone learns little
+        assert row["value"] < (90 if method in ("attention", "joint") else 15), output
         assert row["ci_low"] <= row["value"] <= row["ci_high"]
         assert row["n"] == 40 and row["n_failed"] == 0 and row["unit"] == "%" and row["list_hash"]
     epochs = records(exp, "epoch")
@@ -61,7 +62,9 @@ def test_what_a_run_leaves(trained):
     with open(lab.root / "egs" / TASK / "params_table.csv", encoding="utf-8-sig") as file:
         row = next(csv.DictReader(file))
     assert row["experiment"] == "synthetic_tiny" and float(row["first_loss"]) > float(row["last_loss"]) > 0
-    for method in ("ctc_greedy", "ctc_beam"):
+    weights = json.loads((exp / "decode" / "methods.json").read_text())
+    assert set(weights) == METHODS and "dev" in weights["ctc_beam_lm"]["tuned_on"]
+    for method in METHODS:
         folder = exp / "decode" / method / "test"
         for name in ("ref.trn", "hyp.trn"):
             assert len((folder / name).read_text().splitlines()) == 40
@@ -201,7 +204,7 @@ def test_aishell_on_disk_goes_through_every_stage(lab, trained, tmp_path):
     assert status == 0, output
     rows = json.loads((lab.root / "egs" / TASK / "exp" / "aishell_tiny" / "results.json").read_text())
     assert {(row["test_set"], row["method"], row["n"]) for row in rows if row["metric"] == "CER"} == {
-        ("test", "ctc_greedy", 9), ("test", "ctc_beam", 9)}
+        ("test", method, 9) for method in METHODS}
 
 
 def test_the_default_config_trains_decodes_and_scores(lab, trained):
@@ -213,6 +216,32 @@ def test_the_default_config_trains_decodes_and_scores(lab, trained):
     state = torch.load(exp / "checkpoints" / "final.pt", weights_only=True)
     assert len(state["epochs"]) == 2 and state["auxiliary"]["kind"] == "phone" and "head.shared" in state["model"]
     assert (exp / "results.txt").exists()
+
+
+def test_cross_entropy_alone_and_a_language_model_as_a_network(lab, trained):
+    (lab.root / "more.txt").write_text("你好\n", encoding="utf-8")
+    small = ("model.d=32", "model.layers=1", "decoder.layers=1", "train.epochs=1")
+    status, output = lab.run(TASK, "--corpus", "synthetic", "--config", "conf/transformer_ce.yaml",
+                             *(word for pair in small for word in ("--set", pair)),
+                             "--lm_text", str(lab.root / "more.txt"), "--lm_conf", "conf/lm_transformer.yaml")
+    assert status == 0, output
+    assert "method ctc_greedy passed over: the model has no CTC head" in output
+    exp = lab.root / "egs" / TASK / "exp" / "synthetic_transformer_ce"
+    weights = json.loads((exp / "decode" / "methods.json").read_text())
+    assert set(weights) == {"attention", "rescore"}
+    assert set(weights["rescore"]["parts"]) == {"attention", "lm", "neural_lm"}
+    assert list((lab.root / "egs" / TASK / "data" / "synthetic").glob("lm-*-more/lm.arpa"))
+
+
+def test_kaldi_directories_in_and_out(lab, trained, tmp_path):
+    command = [sys.executable, "-m", "speechlab.data.kaldi", "export", "data/synthetic", "--to"]
+    done = subprocess.run([*command, str(tmp_path / "kaldi")], cwd=lab.root / "egs" / TASK, text=True,
+                          env={**lab.env, "PYTHONPATH": str(lab.root)}, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = lab.run(TASK, "--corpus", "kaldi", "--data_dir", str(tmp_path / "kaldi"), "--config",
+                             "conf/tiny.yaml", "--stop_stage", "3")
+    assert status == 0, output
+    assert "train: 200 utterances" in output
 
 
 def test_a_checkpoint_cut_in_half(lab, trained):
