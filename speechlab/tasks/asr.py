@@ -73,20 +73,21 @@ class DecoderConfig:
 class DecodeConfig:
     """Section ``decode``.
 
-    beam: hypotheses kept. nbest: of these, so many are written down (and rescored). max_duration: seconds of audio in a
-    batch. ctc_weight: CTC's share in ``joint``; lm_weight: of the n-gram in ``ctc_beam_lm``; length_bonus: a token's.
+    beam: hypotheses kept by the decoder's searches; ctc_beam: prefixes kept by CTC's, which cost little. nbest: of
+    these, so many are written down (and rescored). max_duration: seconds of audio in a batch. ctc_weight: CTC's share in ``joint``; lm_weight: of the n-gram in ``ctc_beam_lm``; length_bonus: a token's.
     Left out (null), they are tuned on the validation set, never on a test set.
     """
 
     beam: int = 8
-    nbest: int = 8
+    ctc_beam: int = 32
+    nbest: int = 16
     max_duration: float = 120.0
     ctc_weight: float | None = None
     lm_weight: float | None = None
     length_bonus: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("beam", "nbest"):
+        for name in ("beam", "ctc_beam", "nbest"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
 
