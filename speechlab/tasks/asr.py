@@ -74,8 +74,9 @@ class DecodeConfig:
     """Section ``decode``.
 
     beam: hypotheses kept by the decoder's searches; ctc_beam: prefixes kept by CTC's, which cost little. nbest: of
-    these, so many are written down (and rescored). max_duration: seconds of audio in a batch. ctc_weight: CTC's share in ``joint``; lm_weight: of the n-gram in ``ctc_beam_lm``; length_bonus: a token's.
-    Left out (null), they are tuned on the validation set, never on a test set.
+    these, so many are written down (and rescored). max_duration: seconds of audio in a batch. ctc_weight: CTC's share
+    in ``joint``; lm_weight: of the n-gram in ``ctc_beam_lm``; length_bonus: a token's. Left out (null), they are tuned
+    on the validation set, never on a test set.
     """
 
     beam: int = 8

@@ -137,12 +137,12 @@ class Recogniser:
         Args:
             found: of :meth:`encode`.
             weights: ``ctc_weight`` (joint), ``lm_weight`` (ctc_beam_lm), ``length_bonus`` (both; 0 where left out).
-            wide: keep four times as many hypotheses, to tune weights on.
+            wide: CTC's searches keep more hypotheses, to tune weights on.
         """
         if why := self.lacks(method):
             raise UserError(f"method {method}: {why}", 2)
-        weights = weights or {}
-        beam, nbest = (n * (4 if wide else 1) for n in (self.config.decode.beam, self.config.decode.nbest))
+        weights, config = weights or {}, self.config.decode
+        beam, nbest = config.ctc_beam * (2 if wide else 1), config.nbest * (4 if wide else 1)
         lengths = found.lengths.cpu()
         if method == "ctc_greedy":
             return [[best] for best in ctc.greedy(found.log_probs, lengths)]
@@ -154,11 +154,11 @@ class Recogniser:
         scorers = {"attention": (self.model.decoder.scorer(found.memory, found.mask), 1.0)}
         partial = {}
         if method == "joint":
-            share = weights.get("ctc_weight", self.config.decode.ctc_weight or 0.3)
+            share = weights.get("ctc_weight", config.ctc_weight or 0.3)
             scorers["attention"] = (scorers["attention"][0], 1.0 - share)
             partial["ctc"] = (CTCPrefixScorer(found.log_probs.to(self.device), found.lengths), share)
         return beam_search(scorers, len(lengths), max_lengths=found.lengths, vocab=len(self.tokenizer), partial=partial,
-                           beam=beam, nbest=nbest, length_bonus=weights.get("length_bonus", 0.0))
+                           beam=config.beam, nbest=config.nbest, length_bonus=weights.get("length_bonus", 0.0))
 
     @torch.no_grad()
     def judge(self, found: Encoded, nbest: NBest) -> dict[str, list[list[float]]]:
