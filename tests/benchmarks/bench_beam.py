@@ -82,8 +82,8 @@ def made(vocab: int, utterances: int, size: int) -> tuple[list[str], Batches, li
         for row, line in enumerate(some):
             at = torch.arange(len(line)) * 4 + torch.randint(1, 4, (len(line),), generator=generator)
             # What is said, and what it may be taken for.
-            for unit, shift in ((torch.tensor(line), 0.0), (torch.tensor(line) % (vocab // 4) + 2, 0.5)):
-                strength = 15.5 - shift + torch.randn(len(line), generator=generator)
+            for unit, shift in ((torch.tensor(line), 0.0), (torch.tensor(line) % (vocab // 4) + 2, 1.5)):
+                strength = 17.0 - shift + torch.randn(len(line), generator=generator)
                 logits[row, at, unit] += strength
                 logits[row, at + 1, unit] += strength - 2
         batches.append((logits.log_softmax(-1), frames, [[units[i] for i in line] for line in some]))
