@@ -28,6 +28,7 @@ class DataConfig:
     max_duration: seconds of audio in a batch (padding counted): what bounds memory, whatever one utterance's length.
     min_seconds, max_seconds: training utterances outside are left out, and counted in the log.
     num_buckets: of similar lengths, so that little is padding; num_workers: loading processes (0: the training one).
+    speakers: train on these speakers alone (empty: on all).
     on_the_fly: compute features while training instead of reading the stored ones.
     """
 
@@ -36,6 +37,7 @@ class DataConfig:
     max_seconds: float = 30.0
     num_buckets: int = 10
     num_workers: int = 0
+    speakers: tuple[str, ...] = ()
     on_the_fly: bool = False
     augment: SpecAugment | None = SpecAugment()
 

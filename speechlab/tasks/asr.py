@@ -217,6 +217,12 @@ class AsrTask:
         """Training batches for one of ``world_size`` processes, ``accum`` to a step of all of them."""
         config = self.config.data
         cuts, reader = read_features(self.data, self.config, "train")
+        if config.speakers:
+            there = {c.supervisions[0].speaker for c in cuts}
+            if unknown := sorted(set(config.speakers) - there):
+                raise UserError(f"data.speakers: nobody called {', '.join(unknown)} in the training set; there are "
+                                f"{', '.join(map(str, sorted(there)[:20]))}", 2)
+            cuts = cuts.filter(lambda c: c.supervisions[0].speaker in config.speakers).to_eager()
         kept = cuts.filter(lambda c: config.min_seconds <= c.duration <= config.max_seconds).to_eager()
         if not len(kept):
             raise UserError(f"no training utterance is between data.min_seconds = {config.min_seconds:g} and "
