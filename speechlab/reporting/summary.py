@@ -18,7 +18,7 @@ HEAD = ["model", "parameters (M)", "training (min)", "corpus", "test set", "meth
         "SER % (95 % interval)", "RTF"]
 _RIGHT = [False, True, True, False, False, False, True, True, True]
 # What is no model's: its figures are the test set's, whichever experiment's folder they stand in.
-_NO_MODEL = "oracle"
+_NO_MODEL = ("oracle", "oracle_lm")
 _MOST_ROWS = 40  # of a panel: more can't be told apart by looking
 
 
@@ -71,7 +71,7 @@ def build(recipe: Path) -> tuple[list[Line], list[str]]:
         if not found:
             without.append(exp.name)
         for line in found:
-            if line.method != _NO_MODEL:
+            if line.method not in _NO_MODEL:
                 lines.append(line)
                 continue
             value = line.error.value if line.error else None
