@@ -5,12 +5,12 @@ source "$(dirname "$0")/../../tools/recipe.sh"
 option      corpus   mini                 "mini | an4 | aishell | synthetic | folder, kaldi (with --data_dir)"
 option_path data_dir ""                   "a corpus on disk: manifest.tsv, Kaldi data directories, AISHELL-1 as published"
 option      split_by auto                 "how a folder is split: auto | speaker | column | random"
-option_path config   ""                   "what to train: conf/conformer.yaml, or conf/plain.yaml for an4"
+option_path config   ""                   "what to train: conf/conformer.yaml, or conf/an4.yaml for an4"
 option      lm_text  auto                 "more text for the n-gram model, a sentence a line: auto (mini: fetched) | none | FILE"
 option_path lm_conf  ""                   "a language model as a network too, for rescoring: conf/lm_transformer.yaml"
 option      decode   all                  "search methods: all, or some of ctc_greedy ctc_beam ctc_beam_lm attention joint rescore"
 parse_options "$@"
-[ -n "$config" ] || case $corpus in an4) config=conf/plain.yaml ;; *) config=conf/conformer.yaml ;; esac
+[ -n "$config" ] || case $corpus in an4) config=conf/an4.yaml ;; *) config=conf/conformer.yaml ;; esac
 contract features tokens lm  # the names of their folders, from $config: two configs never share one by mistake
 
 case $corpus in mini) module=hsk_gcin ;; *) module=$corpus ;; esac
