@@ -37,7 +37,8 @@ if [ -z "$python" ]; then
 fi
 # The tests choose their own engine, image and Python; a person's settings would change what they test.
 unset SPEECHLAB_ENGINE SPEECHLAB_IMAGE SPEECHLAB_BACKEND SPEECHLAB_NGPU SPEECHLAB_PYTHON SPEECHLAB_BINDS SPEECHLAB_DOWNLOADS
-export PYTHONNOUSERSITE=1 PYTHONPATH=$root
+# One thread: two in one process wait for each other at every operation where other work shares the cores.
+export PYTHONNOUSERSITE=1 PYTHONPATH=$root OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 PATH=$(dirname "$(command -v "$python")"):$PATH
 
 failed=""
