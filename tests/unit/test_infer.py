@@ -294,7 +294,9 @@ def test_interrupted(recipe, long_file):
         names.append(wav.with_name(f"again{i}.wav"))
         os.symlink(wav, names[-1])
     command = [sys.executable, "-m", "speechlab.infer", str(recipe / "exp" / "ctc"), *map(str, names)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(  # whoever starts the tests in the background has Ctrl-C ignored, and what it starts too
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert process.stdout.readline().startswith(f"{names[0]}\t")  # a line comes as soon as its file is done
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
