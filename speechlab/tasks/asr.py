@@ -26,7 +26,7 @@ from speechlab.features import storage  # noqa: F401  (lhotse then knows how our
 from speechlab.features.audio import read
 from speechlab.features.contract import FeatureContract, load_contract, require_same
 from speechlab.features.fbank import extract, normalise
-from speechlab.models.asr import AsrModel
+from speechlab.models.asr import AsrModel, Encoded
 from speechlab.models.decoder import BOUNDARY
 from speechlab.models.espnet import adapt
 from speechlab.models.layers import padding_mask
@@ -209,7 +209,8 @@ class AsrTask:
         self.model: nn.Module = build_model(config, self.tokenizer, self.auxiliary, parts)
         self.seed = config.train.seed if seed is None else seed
         cuts, reader = read_features(data, config, "dev")
-        self.valid = EpochLoader(SpeechDataset(CachedFeatures(reader), self.tokenizer), cuts, config.data, train=False)
+        valid = SpeechDataset(CachedFeatures(reader), self.tokenizer, auxiliary=self.auxiliary)
+        self.valid = EpochLoader(valid, cuts, config.data, train=False)
         self.shown = sorted(cut.id for cut in cuts)[:: max(1, len(cuts) // SHOWN)][:SHOWN]
         self.texts = {cut.id: cut.supervisions[0].text for cut in cuts}
 
@@ -239,8 +240,11 @@ class AsrTask:
 
     def loss(self, batch: dict[str, Any], which: str) -> Loss:
         model: AsrModel = self.model  # type: ignore[assignment]
-        found, config = model.encode(batch["x"], batch["x_lens"]), self.config.loss
-        y, y_lens = batch["y"], batch["y_lens"]
+        return self.mixture(model, model.encode(batch["x"], batch["x_lens"]), batch)
+
+    def mixture(self, model: AsrModel, found: Encoded, batch: dict[str, Any]) -> Loss:
+        """Section ``loss``'s mixture of what ``model`` has: the same for training and for the validation set."""
+        config, y, y_lens = self.config.loss, batch["y"], batch["y_lens"]
         parts: list[tuple[float, Loss]] = []
         if found.log_probs is not None:
             share = config.auxiliary if found.low is not None else 0.0
@@ -261,12 +265,10 @@ class AsrTask:
         for batch in self.valid.batches():
             batch = to_device(batch, self.device)
             found = model.encode(batch["x"], batch["x_lens"])
+            loss = self.mixture(model, found, batch)
             if found.log_probs is not None:
-                loss = collapse_loss(found.log_probs, found.lengths, batch["y"], batch["y_lens"])
                 answers = ctc.greedy(found.log_probs, found.lengths)
             else:
-                logits = model.decoder(found.memory, found.mask, shifted(batch["y"], batch["y_lens"])[0])
-                loss = attention_loss(logits, batch["y"], batch["y_lens"], 0.0)
                 scorer = model.decoder.scorer(found.memory, found.mask)
                 answers = [best[0] for best in beam_search(
                     {"attention": (scorer, 1.0)}, len(found.memory), max_lengths=found.lengths,
