@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from speechlab.models.layers import padding_mask
 
 _SHORTEST = 16  # frames: ESPnet's convolutional front ends refuse fewer than 7 (by 4) to 15 (by 8)
 
@@ -11,15 +15,44 @@ _SHORTEST = 16  # frames: ESPnet's convolutional front ends refuse fewer than 7 
 class ESPnetEncoder(nn.Module):
     """An ``espnet2`` encoder (``AbsEncoder``) as ``(x, lengths) -> (y, lengths)`` with ``output_size``.
 
-    ESPnet's convolutions read the padding behind an utterance, so what it answers depends on the batch. Here padding
-    never changes an answer: outside of training, utterances of one length are computed together and without padding.
-    In training it is as ESPnet trains.
+    ESPnet's convolutions over time read the padding behind an utterance (E-Branchformer's 15 frames far, 0.6 s), and its
+    front ends give a padded utterance a frame or two more than it has alone, so what it answers depends on the batch.
+    Here padding never changes an answer: outside of training, utterances of one length are computed together and
+    without padding. In training the mask is cut to the frames that an utterance has alone, and what lies behind them
+    is set to 0 before each convolution, or the network would learn from what it never meets again.
     """
 
     def __init__(self, encoder: nn.Module):
         super().__init__()
         self.encoder = encoder
         self.output_size: int = encoder.output_size()  # type: ignore[operator]
+        self._sizes: dict[int, int] = {}  # frames before the front end -> behind it, of an utterance alone
+        self._lengths: Tensor | None = None  # the training batch's, before and
+        self._kept: Tensor | None = None  # behind the front end: (B, 1, T'), True at what is no padding
+        if isinstance(embed := getattr(encoder, "embed", None), nn.Module):
+            embed.register_forward_hook(self._after_embed)
+            for name, module in encoder.named_modules():
+                if isinstance(module, nn.Conv1d) and not name.startswith("embed."):
+                    module.register_forward_pre_hook(self._before_convolution)
+
+    def _after_embed(self, embed: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """In training: the front end's output with the mask cut."""
+        lengths, self._lengths = self._lengths, None
+        if lengths is None or not isinstance(output, tuple) or len(args) < 2 or not isinstance(output[1], Tensor):
+            return None
+        for size in set(lengths.tolist()) - self._sizes.keys():
+            with torch.no_grad():
+                alone = args[0].new_zeros(1, size, args[0].shape[2])
+                self._sizes[size] = int(embed(alone, args[1].new_ones(1, 1, size))[1].sum())
+        sizes = torch.tensor([self._sizes[size] for size in lengths.tolist()])
+        self._kept = padding_mask(sizes, output[1].shape[-1]).to(output[1].device)[:, None]
+        return output[0], self._kept
+
+    def _before_convolution(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+        """(B, channels, T') -> the same with zeros behind each utterance's end; None leaves it as it is."""
+        if self._kept is None or self._kept.shape[-1] != args[0].shape[-1]:
+            return None
+        return (args[0].masked_fill(~self._kept, 0.0),)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, bins), (B,) -> (B, T', d), (B,); what is beyond an utterance's end is zero."""
@@ -27,7 +60,9 @@ class ESPnetEncoder(nn.Module):
             x = nn.functional.pad(x, (0, 0, 0, _SHORTEST - x.shape[1]))
         lengths = lengths.clamp(min=_SHORTEST)
         if self.training:
+            self._lengths = lengths
             y, out, _ = self.encoder(x, lengths)
+            self._kept = None
             return y, out
         parts: dict[int, Tensor] = {}
         sizes = torch.zeros_like(lengths)
