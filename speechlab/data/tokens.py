@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from speechlab.data import pinyin
+from speechlab.data import arpabet, pinyin
 from speechlab.data.text import has_hanzi
 from speechlab.errors import UserError, cli
 from speechlab.files import write_json
@@ -35,13 +35,13 @@ class TokensConfig:
     al. 2016, arXiv:1508.07909; ``unigram``, Kudo 2018, arXiv:1804.10959). vocab_size: of those, with blank and unknown.
     min_count: how often a character must be seen in training to get a number; pieces have all that are seen.
     auxiliary: units of a second target for the encoder's lower layers (section ``loss``): ``phone`` (initials and tonal
-    finals) or ``syllable``, both of Chinese text by pypinyin; empty for none.
+    finals) or ``syllable``, both of Chinese text by pypinyin; ``arpabet``, of English by CMU's dictionary; or none.
     factored: a unit's output weights share those of its auxiliary units (models/asr.py, FactoredHead).
     """
 
     kind: Literal["char", "bpe", "unigram"] = "char"
     min_count: int = 1
-    auxiliary: Literal["", "phone", "syllable"] = ""
+    auxiliary: Literal["", "phone", "syllable", "arpabet"] = ""
     factored: bool = False
     vocab_size: int = 0
 
@@ -72,7 +72,7 @@ def _characters(text: str) -> list[str]:
 
 
 SPLIT: dict[str, Callable[[str], list[str]]] = {
-    "char": _characters, "phone": pinyin.phones, "syllable": pinyin.syllables,
+    "char": _characters, "phone": pinyin.phones, "syllable": pinyin.syllables, "arpabet": arpabet.phones,
 }
 
 
@@ -103,6 +103,7 @@ class Tokenizer:
             units = [processor.id_to_piece(i) for i in range(len(processor))]
             return cls(units, kind, base64.b64encode(model).decode())
         counts = Counter(unit for text in texts for unit in SPLIT[kind](text))
+        counts.pop(UNKNOWN, None)  # a word that no dictionary reads
         units = sorted((u for u, n in counts.items() if n >= min_count), key=lambda u: (-counts[u], u))
         if not units:
             raise UserError(_EMPTY)
@@ -216,12 +217,15 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = Tokenizer.train(texts["train"], config.tokens.kind, config.tokens.min_count, config.tokens.vocab_size)
     found = {"main": tokenizer.state()}
     if config.tokens.auxiliary:
-        if not any(SPLIT[config.tokens.auxiliary](text) for text in texts["train"]):
-            raise UserError(f"tokens.auxiliary = {config.tokens.auxiliary} reads Chinese, and the training text has no "
-                            "hanzi: use a config without it (--config conf/plain.yaml)")
+        read = [unit for text in texts["train"] for unit in SPLIT[config.tokens.auxiliary](text)]
+        if not set(read) - {UNKNOWN}:
+            reads = "English" if config.tokens.auxiliary == "arpabet" else "Chinese"
+            raise UserError(f"tokens.auxiliary = {config.tokens.auxiliary} reads {reads}, and the training text isn't "
+                            "that: use a config without it (--config conf/plain.yaml)")
         auxiliary = Tokenizer.train(texts["train"], config.tokens.auxiliary)
         found["auxiliary"] = auxiliary.state()
-        print(f"auxiliary: {len(auxiliary)} units ({auxiliary.kind})")
+        unread = f", {100 * read.count(UNKNOWN) / len(read):.1f} % unread" if UNKNOWN in read else ""
+        print(f"auxiliary: {len(auxiliary)} units ({auxiliary.kind}{unread})")
     for split, lines in texts.items():
         ids = [i for line in lines for i in tokenizer.encode(line)]
         unknown = sum(i == 1 for i in ids)

@@ -15,9 +15,9 @@ _SHORTEST = 16  # frames: ESPnet's convolutional front ends refuse fewer than 7 
 class ESPnetEncoder(nn.Module):
     """An ``espnet2`` encoder (``AbsEncoder``) as ``(x, lengths) -> (y, lengths)`` with ``output_size``.
 
-    ESPnet's convolutions over time read the padding behind an utterance (E-Branchformer's 15 frames far, 0.6 s), and its
-    front ends give a padded utterance a frame or two more than it has alone, so what it answers depends on the batch.
-    Here padding never changes an answer: outside of training, utterances of one length are computed together and
+    ESPnet's convolutions over time read the padding behind an utterance (E-Branchformer's 15 frames far, 0.6 s), and
+    its front ends give a padded utterance a frame or two more than it has alone, so what it answers depends on the
+    batch. Here padding never changes an answer: outside of training, utterances of one length are computed together and
     without padding. In training the mask is cut to the frames that an utterance has alone, and what lies behind them
     is set to 0 before each convolution, or the network would learn from what it never meets again.
     """

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from speechlab.config import Component, to_dict
 from speechlab.data.asr import CachedFeatures, DataConfig, EpochLoader, SpeechDataset, read_split
 from speechlab.data.lm import LMConfig
-from speechlab.data.tokens import Tokenizer, TokensConfig
+from speechlab.data.tokens import PIECES, SPACE, Tokenizer, TokensConfig
 from speechlab.decoding import ctc
 from speechlab.decoding.attention import beam_search
 from speechlab.errors import UserError
@@ -137,7 +137,9 @@ def parts_of(tokenizer: Tokenizer, auxiliary: Tokenizer) -> Tensor:
     """(vocab, auxiliary units): 1 where a unit, read alone, has an auxiliary unit in it."""
     parts = torch.zeros(len(tokenizer), len(auxiliary))
     for row, unit in enumerate(tokenizer.units[2:], 2):
-        for column in auxiliary.encode(unit):
+        if tokenizer.kind in PIECES and not unit.startswith(SPACE):
+            continue  # of a word's middle nobody knows how it sounds
+        for column in auxiliary.encode(unit.replace(SPACE, " ").strip()):
             if column > 1:  # known
                 parts[row, column] = 1.0
     return parts
