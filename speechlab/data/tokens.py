@@ -220,8 +220,8 @@ def main(argv: list[str] | None = None) -> int:
         read = [unit for text in texts["train"] for unit in SPLIT[config.tokens.auxiliary](text)]
         if not set(read) - {UNKNOWN}:
             reads = "English" if config.tokens.auxiliary == "arpabet" else "Chinese"
-            raise UserError(f"tokens.auxiliary = {config.tokens.auxiliary} reads {reads}, and the training text isn't "
-                            "that: use a config without it (--config conf/plain.yaml)")
+            raise UserError(f"tokens.auxiliary = {config.tokens.auxiliary} reads {reads}, and the training text has "
+                            "none: use a config without it (--config conf/plain.yaml)")
         auxiliary = Tokenizer.train(texts["train"], config.tokens.auxiliary)
         found["auxiliary"] = auxiliary.state()
         unread = f", {100 * read.count(UNKNOWN) / len(read):.1f} % unread" if UNKNOWN in read else ""
