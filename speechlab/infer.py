@@ -47,7 +47,7 @@ from speechlab.errors import UserError, cli
 from speechlab.files import atomic
 from speechlab.progress import progress
 from speechlab.tasks.long_audio import Job, LongRecogniser, Token, Transcript
-from speechlab.tasks.recogniser import METHODS, Recogniser
+from speechlab.tasks.recogniser import METHODS, METHODS_HELP, Recogniser
 from speechlab.tasks.search import START
 from speechlab.training import checkpoint, distributed
 
@@ -61,8 +61,7 @@ CONVERT = "libsndfile reads wav, flac, ogg, opus, mp3, aiff, au and others: conv
 
 @cli
 def main(argv: list[str] | None = None) -> int:
-    about = "\n".join(f"  {name:12s} {method.about}" for name, method in METHODS.items())
-    parser = argparse.ArgumentParser(prog="python -m speechlab.infer", description=f"{__doc__}\nmethods:\n{about}",
+    parser = argparse.ArgumentParser(prog="python -m speechlab.infer", description=f"{__doc__}\n{METHODS_HELP}",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exp", type=Path, help="an experiment's folder, or a checkpoint")
     parser.add_argument("audio", nargs="+", type=Path, help="audio files, and folders of them")

@@ -26,12 +26,11 @@ if [ "$corpus" = folder ] || [ "$corpus" = kaldi ]; then
 fi
 data=data/$name
 case $lm_text in
-  auto) [ "$corpus" = mini ] && lm_text=$downloads/zh_text/text.txt || lm_text="" ;;
+  auto) if [ "$corpus" = mini ]; then lm_text=$downloads/zh_text/text.txt lm=$lm-text; else lm_text=""; fi ;;
   none) lm_text="" ;;
-  *) lm_text=$(user_path lm_text "$lm_text")
+  *) lm_text=$(user_path lm_text "$lm_text") lm=$lm-$(folder_name "$lm_text")
      [ -f "$lm_text" ] || [ "$help" = true ] || fail "--lm_text $lm_text: no such file" ;;
 esac
-[ -z "$lm_text" ] || lm=$lm-$(stem "$lm_text")
 lm_exp=exp/${name}_$(stem "$lm_conf")
 exp=${exp:-exp/${name}_$(stem "$config")$tag}
 

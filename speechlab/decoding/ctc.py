@@ -1,4 +1,4 @@
-"""CTC search (Graves et al. 2006): best path (greedy) and prefix beam search, both from log posteriors.
+"""CTC's best path, greedily (Graves et al. 2006), from log posteriors. The beam search is fused_beam.py's.
 
 A collapsed CTC path drops repeats, then blanks: ``a a - a b`` is ``a a b``. Greedy takes the best unit of each frame;
 the beam sums over the paths of one label sequence, so it can find a sequence that no single path wins with.
@@ -6,17 +6,11 @@ the beam sums over the paths of one label sequence, so it can find a sequence th
 
 from __future__ import annotations
 
-import functools
-from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from speechlab.decoding.prefix_beam import search
-from speechlab.errors import UserError
 
 # Rows of a posterior must sum to one; half precision under autocast is off by about 1e-2 at 5,000 units.
 _ROW_SUM_TOLERANCE = 0.05
@@ -117,100 +111,3 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> list[Hypothesi
             answers[row].starts.append(first)
             answers[row].ends.append(last)
     return answers
-
-
-@torch.no_grad()
-def prefix_beam(
-    log_probs: Tensor,
-    lengths: Tensor,
-    beam: int = 10,
-    blank: int = 0,
-    prune: float = 1e-3,
-    top: int = 20,
-    nj: int = 1,
-) -> list[Hypothesis]:
-    """Prefix beam search through fast-ctc-decode, with exact scores and Viterbi token times.
-
-    Args:
-        log_probs: natural log posteriors, ``(B, T, V)``.
-        lengths: frames of each utterance, ``(B,)``.
-        beam: prefixes kept after each frame.
-        blank: the index of CTC's blank.
-        prune: units under this posterior in a frame are left out of that frame (its best unit and blank never are).
-        top: units looked at in one frame at most; bounds the time on the flat posteriors of an untrained model.
-        nj: processes; worth it for long batches only (the search of a trained model takes milliseconds).
-
-    Returns:
-        One :class:`Hypothesis` an utterance; an unsound posterior gives ``error``, never tokens.
-
-    Raises:
-        UserError: for an option out of range, or when fast-ctc-decode is not installed.
-    """
-    for name, value, least in (("beam", beam, 1), ("top", top, 1), ("nj", nj, 1)):
-        if value < least:
-            raise UserError(f"CTC beam search: {name} is {value}; it must be at least {least}")
-    if not 0 <= prune < 1:
-        raise UserError(f"CTC beam search: prune is {prune}; it is a probability, at least 0 and less than 1")
-    errors = check_posteriors(log_probs, lengths)
-    best = log_probs.float().topk(min(top, log_probs.shape[2]), dim=2)
-    log_probs, values, units = log_probs.float().cpu(), best.values.cpu().numpy(), best.indices.cpu().numpy()
-    sizes = lengths.tolist()
-    blanks = log_probs[:, :, blank].numpy()
-    jobs = [
-        (_candidates(values[row, :size], units[row, :size], blanks[row, :size], blank, prune), beam)
-        for row, size in enumerate(sizes)
-        if not errors[row]
-    ]
-    found = iter([search(*job) for job in jobs] if nj == 1 else _pool(nj).map(search, *zip(*jobs)) if jobs else [])
-    answers = []
-    for row, size, error in zip(log_probs, sizes, errors):
-        answers.append(Hypothesis(error=error) if error else _align(row[:size], next(found), blank))
-    return answers
-
-
-def _candidates(
-    values: np.ndarray, units: np.ndarray, blanks: np.ndarray, blank: int, prune: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """From each frame's best log posteriors and their units ``(T, top)`` and blank's log posterior ``(T,)``: posteriors
-    ``(T, K)`` of the K units that matter in some frame, blank first, zero where pruned; and the K ids.
-
-    fast-ctc-decode walks every unit over a threshold that may not exceed 1 / V, hopeless with thousands of hanzi, and
-    wants blank at 0: so the columns are chosen and put in order before, which changes nothing else.
-    """
-    probs = np.exp(values)
-    keep = probs >= prune
-    keep[:, 0] = True
-    keep &= units != blank
-    ids = np.unique(units[keep])  # sorted, so that a unit's column is found by bisection
-    rows, _ = keep.nonzero()
-    table = np.zeros((len(probs), 1 + len(ids)), dtype=np.float32)
-    table[rows, 1 + np.searchsorted(ids, units[keep])] = probs[keep]
-    table[:, 0] = np.exp(blanks)
-    return table, np.concatenate([[blank], ids])
-
-
-def _align(log_probs: Tensor, tokens: list[int], blank: int) -> Hypothesis:
-    """The exact log probability of ``tokens`` and the frames of their best path.
-
-    The search's own times are where a prefix was first thought of, not where it is spoken, hence the alignment.
-    """
-    if not tokens:
-        return Hypothesis(score=float(log_probs[:, blank].sum()))
-    from torchaudio.functional import forced_align
-
-    target = torch.tensor([tokens], dtype=torch.int32)
-    size = log_probs.shape[0]
-    loss = torch.nn.functional.ctc_loss(
-        log_probs[:, None], target, torch.tensor([size]), torch.tensor([len(tokens)]), blank=blank, reduction="sum"
-    )
-    path = forced_align(log_probs[None], target, blank=blank)[0][0]
-    changed = torch.cat([torch.tensor([True]), path[1:] != path[:-1]])
-    bounds = [*changed.nonzero()[:, 0].tolist(), size]
-    runs = [(first, last) for first, last in zip(bounds, bounds[1:]) if path[first] != blank]
-    return Hypothesis(tokens, -float(loss), [first for first, _ in runs], [last for _, last in runs])
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(nj: int) -> Executor:
-    """Worker processes, kept between batches; spawned, since a fork after torch's threads have started may hang."""
-    return ProcessPoolExecutor(nj, mp_context=get_context("spawn"))

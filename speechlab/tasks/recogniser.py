@@ -50,6 +50,7 @@ METHODS = {
     "joint": Method("the decoder's beam search, CTC's prefix scores added", ctc=True, attention=True),
     "rescore": Method("n-best of the language model's beam, judged again by decoder and language models", lm=True),
 }
+METHODS_HELP = "methods:\n" + "\n".join(f"  {name:12s} {method.about}" for name, method in METHODS.items())
 
 
 class Recogniser:

@@ -46,9 +46,12 @@ def load(path: str | Path) -> dict[str, Any]:
     checksum = path.with_name(path.name + ".sha256")
     if not path.exists():
         raise UserError(f"no checkpoint {path}: train first (./run.sh --stage 4)")
-    if not checksum.exists() or checksum.read_text().strip() != sha256(path):
-        raise UserError(f"checkpoint {path} is damaged (its checksum {checksum.name} is missing or another): "
-                        "delete it; training goes on from the one before")
+    if not checksum.exists():
+        raise UserError(f"checkpoint {path} has no {checksum.name} beside it: it was copied without it, or never "
+                        "written to its end")
+    if checksum.read_text().strip() != sha256(path):
+        raise UserError(f"checkpoint {path} is damaged (its checksum is not the one in {checksum.name}): delete it, or "
+                        "copy it again; training goes on from the one before")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

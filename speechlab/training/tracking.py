@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torchaudio", "lhotse", "jiwer", "numpy", "sentencepiece", "fast-ctc-decode", "soundfile")
+PACKAGES = ("torchaudio", "lhotse", "jiwer", "numpy", "sentencepiece", "soundfile")
 
 
 def environment(device: torch.device, **more: Any) -> dict[str, Any]:
