@@ -80,7 +80,7 @@ class DecodeConfig:
     """
 
     beam: int = 8
-    ctc_beam: int = 32
+    ctc_beam: int = 64
     nbest: int = 16
     max_duration: float = 120.0
     ctc_weight: float | None = None

@@ -30,6 +30,8 @@ from speechlab.tasks.lm import load_lm
 from speechlab.training.loop import to_device
 
 NBest = list[list[Hypothesis]]
+# Of CTC's beam: characters that sound alike often have a posterior of 1e-3 and less, until a language model speaks.
+WIDTH = {"prune": 1e-4, "top": 40, "threshold": 15.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +150,9 @@ class Recogniser:
         if method == "ctc_greedy":
             return [[best] for best in ctc.greedy(found.log_probs, lengths)]
         if method == "ctc_beam":
-            return fused_beam(found.log_probs, lengths, None, beam=beam, nbest=nbest)
+            return fused_beam(found.log_probs, lengths, None, beam=beam, nbest=nbest, **WIDTH)
         if method == "ctc_beam_lm":
-            return fused_beam(found.log_probs, lengths, self.lm, beam=beam, nbest=nbest,
+            return fused_beam(found.log_probs, lengths, self.lm, beam=beam, nbest=nbest, **WIDTH,
                               lm_weight=weights.get("lm_weight", 0.0), length_bonus=weights.get("length_bonus", 0.0))
         scorers = {"attention": (self.model.decoder.scorer(found.memory, found.mask), 1.0)}
         partial = {}

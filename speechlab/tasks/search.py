@@ -18,7 +18,7 @@ LIMIT = 500  # validation utterances that weights are tuned on, the first by id:
 START = {"lm_weight": 0.5, "length_bonus": 1.0}
 ROUNDS = 2  # searches with new weights find new hypotheses to weigh
 LM_WEIGHTS = (0.5, 0.3, 0.4, 0.6, 0.7, 0.8, 1.0, 0.2, 0.1, 0.0, 1.2)
-BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, -0.5)
+BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, -0.5)
 RATIOS = (1.0, 0.5, 0.7, 1.5, 2.0, 3.0, 0.3, 5.0)  # CTC's weight beside the decoder's of 1
 SHARES = (0.5, 0.3, 0.7, 1.0, 0.15, 0.0, 1.5)  # of a second model's opinion beside the first's
 
