@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,64 @@ class Several:
         self.param_groups = [group for part in self.parts for group in part.param_groups]  # loading makes new ones
 
 
+class SharedMuon(torch.optim.Muon):
+    """torch's Muon with its costly part, making each update orthogonal, shared out over the processes.
+
+    All processes hold all momenta (a checkpoint of one is whole) and the same averaged gradients; each orthogonalises
+    some of the updates and gets the others' from the others, so that any number of processes does the same step.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            momenta: list[Tensor] = []
+            self._init_group(group, params, grads, momenta)
+            torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+            updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov's
+            scales = [0.2 * math.sqrt(max(p.shape)) for p in params]  # adjust_lr_fn = match_rms_adamw
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            for param, update, scale in zip(params, _orthogonal(updates), scales):
+                param.add_(update, alpha=-group["lr"] * scale)
+
+
+def _orthogonal(updates: list[Tensor]) -> list[Tensor]:
+    """Each matrix's nearest orthogonal one, in bf16, by Newton-Schulz (Jordan 2024); a share of them here."""
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    rank = dist.get_rank() if size > 1 else 0
+    cost = [u.numel() * min(u.shape) for u in updates]
+    order = sorted(range(len(updates)), key=lambda i: -cost[i])
+    shares = [order[r::2 * size] + order[2 * size - 1 - r :: 2 * size] for r in range(size)]  # there and back: even
+    mine = {i: newton_schulz(updates[i]) for i in shares[rank]}
+    if size == 1:
+        return [mine[i] for i in range(len(updates))]
+    longest = max(sum(updates[i].numel() for i in share) for share in shares)
+    packed = torch.zeros(longest, dtype=torch.bfloat16, device=updates[0].device)
+    torch.cat([mine[i].reshape(-1) for i in shares[rank]], out=packed[: sum(m.numel() for m in mine.values())])
+    parts = [torch.empty_like(packed) for _ in range(size)]
+    # As bytes: not every back end passes bf16 on.
+    dist.all_gather([part.view(torch.uint8) for part in parts], packed.view(torch.uint8))
+    found: dict[int, Tensor] = {}
+    for share, part in zip(shares, parts):
+        for i, flat in zip(share, part.split([*(updates[i].numel() for i in share),
+                                              longest - sum(updates[i].numel() for i in share)])):
+            found[i] = flat.view(updates[i].shape)
+    return [found[i] for i in range(len(updates))]
+
+
+def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
+    """(m, n) -> about U V^T of its singular value decomposition, in bf16, by Jordan's quintic iteration."""
+    x = matrix.bfloat16()
+    if turned := x.shape[0] > x.shape[1]:
+        x = x.T
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.T if turned else x
+
+
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer | Several:
     """The optimiser over ``parameters``, with decay on those of two dimensions and more."""
     wanted = [p for p in parameters if p.requires_grad]
@@ -71,8 +130,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
         hidden = [p for p in wanted if p.ndim == 2 and max(p.shape) <= 8 * min(p.shape)]
         chosen = {id(p) for p in hidden}
         rest = [p for p in wanted if id(p) not in chosen]
-        muon = torch.optim.Muon(hidden, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95,
-                                adjust_lr_fn="match_rms_adamw")
+        muon = SharedMuon(hidden, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95,
+                          adjust_lr_fn="match_rms_adamw")
         return Several(muon, build_optimizer(rest, dataclasses.replace(config, name="adamw")))
     groups = [{"params": [p for p in wanted if p.ndim >= 2], "weight_decay": config.weight_decay},
               {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0}]
