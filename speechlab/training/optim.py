@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from speechlab.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
@@ -20,7 +22,9 @@ class OptimConfig:
     the run's end; ``noam`` falls as 1 / sqrt(step) (Vaswani et al. 2017); ``constant`` stays.
     name: ``muon`` (Jordan 2024; torch.optim.Muon) turns the hidden layers' matrices by orthogonal steps, and leaves the
     rest to AdamW; its steps are scaled so that AdamW's lr and decay fit (Moonshot 2025, arXiv 2502.16982).
+    muon_filters: it turns the filters of convolutions too, each a row of a matrix (depthwise ones excepted).
     weight_decay: on matrices only, never on biases and norms. clip: largest gradient norm (0: none).
+    bias_scale: biases and norms learn with so many times the rate (64 in airbench, Jordan 2024).
     """
 
     name: Literal["adamw", "adam", "sgd", "rmsprop", "muon"] = "adamw"
@@ -32,10 +36,14 @@ class OptimConfig:
     warmup: int = 500
     final: float = 0.02
     clip: float = 5.0
+    muon_filters: bool = False
+    bias_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"lr = {self.lr:g} must be above 0")
+        if self.bias_scale <= 0:
+            raise ValueError(f"bias_scale = {self.bias_scale:g} must be above 0")
         if len(self.betas) != 2:
             raise ValueError("betas must be two numbers")
 
@@ -69,7 +77,11 @@ class SharedMuon(torch.optim.Muon):
 
     All processes hold all momenta (a checkpoint of one is whole) and the same averaged gradients; each orthogonalises
     some of the updates and gets the others' from the others, so that any number of processes does the same step.
+    A convolution's filters are a matrix too, (out, in * height * width), which torch's own refuses.
     """
+
+    def __init__(self, params: list[nn.Parameter], lr: float, weight_decay: float, momentum: float):
+        torch.optim.Optimizer.__init__(self, params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -80,10 +92,11 @@ class SharedMuon(torch.optim.Muon):
             self._init_group(group, params, grads, momenta)
             torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
             updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov's
-            scales = [0.2 * math.sqrt(max(p.shape)) for p in params]  # adjust_lr_fn = match_rms_adamw
+            updates = [update.flatten(1) for update in updates]
+            scales = [0.2 * math.sqrt(max(u.shape)) for u in updates]  # torch's adjust_lr_fn = match_rms_adamw
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             for param, update, scale in zip(params, _orthogonal(updates), scales):
-                param.add_(update, alpha=-group["lr"] * scale)
+                param.add_(update.reshape(param.shape), alpha=-group["lr"] * scale)
 
 
 def _orthogonal(updates: list[Tensor]) -> list[Tensor]:
@@ -127,14 +140,19 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
     wanted = [p for p in parameters if p.requires_grad]
     if config.name == "muon":
         # Matrices between hidden layers; a vocabulary's rows (far more than a layer is wide) are better left to AdamW.
-        hidden = [p for p in wanted if p.ndim == 2 and max(p.shape) <= 8 * min(p.shape)]
+        hidden = [p for p in wanted if (p.ndim == 2 and max(p.shape) <= 8 * min(p.shape))
+                  or (config.muon_filters and p.ndim == 4 and p.shape[1] > 1)]
+        if not hidden:
+            raise UserError("optim.name: muon finds no matrix between hidden layers in this model (of convolutions: "
+                            "optim.muon_filters: true)", 2)
         chosen = {id(p) for p in hidden}
         rest = [p for p in wanted if id(p) not in chosen]
-        muon = SharedMuon(hidden, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95,
-                          adjust_lr_fn="match_rms_adamw")
+        muon = SharedMuon(hidden, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95)
         return Several(muon, build_optimizer(rest, dataclasses.replace(config, name="adamw")))
     groups = [{"params": [p for p in wanted if p.ndim >= 2], "weight_decay": config.weight_decay},
               {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0}]
+    if config.bias_scale != 1:
+        groups[1]["scale"] = config.bias_scale  # the loop sets each group's rate to this times the schedule's
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)  # type: ignore[arg-type]
     if config.name == "adam":
