@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 
@@ -23,10 +24,17 @@ class Loss:
 
 @dataclasses.dataclass
 class Evaluation:
-    """What judging the validation set gave: numbers by name (``loss``, ``cer``...) and a few (id, ref, hyp) to read."""
+    """What judging the validation set gave: numbers by name (``loss``, ``cer``...) and a few (id, ref, hyp) to read.
+
+    A task without a validation set leaves its ``metric`` out: then the last epoch counts as the best.
+    extra: numbers about the network and not its answers (``dead/conv1``), written under their own names.
+    images: pictures by name, uint8 (H, W) or (H, W, 3), which become ``<name>/epoch-NN.png`` of the experiment.
+    """
 
     metrics: dict[str, float]
     samples: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
+    extra: dict[str, float] = dataclasses.field(default_factory=dict)
+    images: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class Loader(Protocol):
@@ -43,7 +51,11 @@ class Loader(Protocol):
 
 
 class Task(Protocol):
-    """Joins model, data, loss and judgement."""
+    """Joins model, data, loss and judgement.
+
+    A task may also offer ``watch() -> dict[str, float]``: numbers for a logged step's record, asked while the step's
+    gradients are there.
+    """
 
     model: nn.Module
     metric: str  # the name in Evaluation.metrics that says which epoch is best: smaller is better
