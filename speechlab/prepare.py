@@ -1,6 +1,8 @@
-"""Stage 1: a corpus becomes manifests.
+"""Stage 1: a corpus becomes manifests, or a pack of images.
 
     python -m speechlab.prepare NAME --from downloads/NAME --to data/NAME --nj 4
+
+A corpus of images (its module says ``KIND = "images"``) is packed by speechlab/data/images.py. For speech:
 
 The corpus's module (speechlab/corpora/NAME.py) says what is said where; here is done what all corpora share: text is
 normalised, every file is decoded once and what can't be used is listed and left out, speakers are kept apart, and
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechlab.corpora.cuts import threaded
 from speechlab.data.check import check_audio
+from speechlab.data.images import show_pack, write_pack
 from speechlab.data.manifests import write_splits
 from speechlab.data.text import normalise
 from speechlab.errors import UserError, cli
@@ -43,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m speechlab.prepare", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("corpus", help="a name that python -m speechlab.corpora --list shows, or folder")
     parser.add_argument("--from", dest="source", metavar="DIR", help="the corpus on disk (default: downloads/NAME)")
-    parser.add_argument("--to", required=True, metavar="DIR", help="where the manifests go, e.g. data/NAME")
-    parser.add_argument("--nj", type=int, default=1, help="how many files to check at once")
+    parser.add_argument("--to", required=True, metavar="DIR", help="where the manifests or the pack go, e.g. data/NAME")
+    parser.add_argument("--nj", type=int, default=1, help="how many files to read at once")
     parser.add_argument("--split_by", choices=["auto", "speaker", "column", "random"], default="auto",
                         help="for the corpus folder (others are split as they are published): by the column split, by "
                         "speakers, at random; auto is the first of these that its manifest.tsv allows")
@@ -65,6 +68,10 @@ def main(argv: list[str] | None = None) -> int:
                         f"python -m speechlab.corpora {args.corpus} --to {source.parent}")
     out = Path(args.to)
     out.mkdir(parents=True, exist_ok=True)
+    if getattr(module, "KIND", "speech") == "images":
+        splits, classes = module.prepare(source, out, nj=args.nj, **options)
+        show_pack(write_pack(out, splits, classes, args.corpus))
+        return 0
     splits = module.prepare(source, out, nj=args.nj, **options)
     finish(splits, out, nj=args.nj, shared_speakers=getattr(module, "SPEAKERS_SHARED", False))
     return 0
