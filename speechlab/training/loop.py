@@ -39,7 +39,8 @@ class TrainConfig:
     it, else fp32. ema: decay of the weights' running average that is judged and kept (0: the weights themselves).
     average: the best so many epochs' weights are averaged into final.pt. patience: stop after so many epochs without a
     better metric (0: never). log_steps: optimiser steps between log lines. save_minutes: between checkpoints inside an
-    epoch. threads: CPU threads a process (0: torch's choice).
+    epoch. threads: CPU threads a process (0: torch's choice). tensorboard, wandb: where metrics go beside
+    metrics.jsonl. histograms: of weights and gradients on TensorBoard every so many epochs (0: never).
     """
 
     epochs: int = 30
@@ -54,6 +55,8 @@ class TrainConfig:
     keep: int = 2
     threads: int = 0
     tensorboard: bool = True
+    histograms: int = 1
+    wandb: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "accum", "average", "log_steps", "keep"):
@@ -110,7 +113,8 @@ class Trainer:
         """Train; 0 when the last epoch is done, 85 or 130 when a signal asked to stop and all is saved."""
         resumed = self._restore()
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
-        tracker = Tracker(self.exp, self.step, self.config.tensorboard) if self.world.first else None
+        tracker = Tracker(self.exp, self.step, self.config.tensorboard, self.config.histograms,
+                          self.config.wandb) if self.world.first else None
         if self.dtype is not None:
             log.info("computing in %s where it is safe (train.amp)", str(self.dtype).removeprefix("torch."))
         try:
@@ -122,8 +126,8 @@ class Trainer:
                 resumed = None
                 self._judge_epoch(tracker)
                 self._save()
-            if self.world.first:
-                self._finish()
+            if tracker:
+                self._finish(tracker)
             return 0
         finally:
             for number, handler in handlers.items():
@@ -161,7 +165,8 @@ class Trainer:
                 if self.step % self.config.log_steps == 0 or self.step == 1:
                     record = {"epoch": self.epoch + 1, "loss": sums["loss"] / max(sums["count"], 1), "lr": lr,
                               "grad_norm": norm, "items_per_s": sums["items"] * self.world.size / (now - logged),
-                              "seconds": self.seconds + now - started, "memory_gb": memory_gb(self.world.device)}
+                              "seconds": self.seconds + now - started, "memory_gb": memory_gb(self.world.device),
+                              **getattr(self.task, "watch", dict)()}  # while the step's gradients are there
                     tracker.write("step", self.step, record)
                     log.log(logging.DEBUG if bar is not None else logging.INFO,
                             "epoch %d step %d (%d/%d): loss %.4f, lr %.2e, grad norm %.2f, %.0f items/s, %.1f GB",
@@ -199,7 +204,8 @@ class Trainer:
                     self.scaler.scale(loss).backward()
                 except torch.OutOfMemoryError:
                     raise UserError(f"out of GPU memory at step {self.step} on a batch of {shape_of(batch)}: lower "
-                                    "data.max_duration (or data.max_seconds), and raise train.accum in turn") from None
+                                    "the batch (data.batch_size, or data.max_duration and data.max_seconds of speech), "
+                                    "and raise train.accum in turn") from None
                 total, count = total + loss.detach(), count + number
                 items += len(batch["ids"])
             both = self.world.sum(torch.stack([total, count]).double())
@@ -251,14 +257,15 @@ class Trainer:
             found = self.task.evaluate(self.average.eval())
         self.seconds += time.monotonic() - started
         record = {"epoch": self.epoch, "train_loss": self.train_loss, "seconds": self.seconds,
-                  **{f"valid_{name}": value for name, value in found.metrics.items()},
+                  **{f"valid_{name}": value for name, value in found.metrics.items()}, **found.extra,
                   "lr": learning_rate(self.step, self.epoch / self.config.epochs, self.optim)}
         self.history.append({**record, "samples": [list(s) for s in found.samples]})
         shown = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
         log.info("epoch %d/%d: train loss %.4f; validation %s; %.0f s", self.epoch, self.config.epochs, self.train_loss,
-                 shown, self.seconds)
+                 shown or "left out", self.seconds)
         if tracker:
             tracker.write("epoch", self.step, record)
+            tracker.look_inside(self.epoch, self.step, self.model, found.images)
         self._write_samples()
         best = self._best()
         if self.epoch in best:
@@ -269,10 +276,10 @@ class Trainer:
                 path.unlink()
 
     def _best(self) -> list[int]:
-        """The best epochs so far, as many as are averaged."""
-        key = f"valid_{self.task.metric}"
-        ranked = sorted(self.history, key=lambda h: (math.isnan(h[key]), h[key], -h["epoch"]))
-        return [h["epoch"] for h in ranked[: self.config.average]]
+        """The best epochs so far, as many as are averaged; the last ones where nothing was judged."""
+        values = [(h.get(f"valid_{self.task.metric}", math.nan), -h["epoch"]) for h in self.history]
+        ranked = sorted((math.isnan(value), 0.0 if math.isnan(value) else value, epoch) for value, epoch in values)
+        return [-epoch for _, _, epoch in ranked[: self.config.average]]
 
     def _out_of_patience(self) -> bool:
         if not (self.world.first and self.config.patience and self.history):
@@ -282,7 +289,7 @@ class Trainer:
             log.info("no better %s for %d epochs: stopping early", self.task.metric, self.config.patience)
         return tired
 
-    def _finish(self) -> None:
+    def _finish(self, tracker: Tracker) -> None:
         """final.pt: the best epochs' weights, averaged, with all that inference needs."""
         best = self._best()
         weights = [checkpoint.load(self.folder / f"epoch-{n}.pt")["model"] for n in sorted(best)]
@@ -290,6 +297,8 @@ class Trainer:
                                                    **self.task.state(), "epochs": sorted(best)})
         log.info("done: %d epochs, %d steps, %.0f s; checkpoints/final.pt is the mean of epochs %s", self.epoch,
                  self.step, self.seconds, ", ".join(map(str, sorted(best))))
+        judged = next(h for h in self.history if h["epoch"] == best[0])
+        tracker.finish({name: judged[name] for name in judged if name == "train_loss" or name.startswith("valid_")})
 
     def _save(self) -> None:
         if self.world.first:
@@ -301,8 +310,8 @@ class Trainer:
                 "train_loss": getattr(self, "train_loss", 0.0), **self.meta, **self.task.state()})
             checkpoint.prune(self.folder, self.config.keep)
             env = self.exp / "env.json"
-            write_json(env, {**self.meta["env"], "wall_seconds": round(self.seconds, 1), "epochs": self.epoch,
-                             "steps": self.step})
+            write_json(env, {**self.meta["env"], "metric": f"valid_{self.task.metric}",
+                             "wall_seconds": round(self.seconds, 1), "epochs": self.epoch, "steps": self.step})
 
     def _restore(self) -> dict[str, Any] | None:
         """Go on from the newest good checkpoint; returns it, or None at the first start."""
@@ -326,13 +335,15 @@ class Trainer:
         return state
 
     def _write_samples(self) -> None:
-        lines = ["# The same utterances, decoded after each epoch\n"]
+        if not any(record["samples"] for record in self.history):
+            return
+        lines = ["# The same items, answered after each epoch\n"]
         for record in self.history:
-            value = record[f"valid_{self.task.metric}"]
+            value = record.get(f"valid_{self.task.metric}", math.nan)
             lines.append(f"\n## Epoch {record['epoch']}: {self.task.metric} {value:.2f}, "
                          f"training loss {record['train_loss']:.3f}\n\n| | |\n|---|---|\n")
             for name, ref, hyp in record["samples"]:
-                lines.append(f"| **{name}** | {ref} |\n| heard | {hyp or '*(nothing)*'} |\n")
+                lines.append(f"| **{name}** | {ref} |\n| answer | {hyp or '*(nothing)*'} |\n")
         write_text(self.exp / "samples.md", "".join(lines))
 
     def _bar(self, steps: int) -> Any:

@@ -1,9 +1,12 @@
-"""What a run leaves while it runs: train.log, metrics.jsonl, TensorBoard, env.json."""
+"""What a run leaves while it runs: train.log, metrics.jsonl, pictures, TensorBoard, wandb where asked for, env.json."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
+import netrc
 import os
 import platform
 import resource
@@ -13,9 +16,17 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
+import numpy as np
 import torch
+import yaml
+from torch import Tensor, nn
 
+from speechlab.errors import UserError
+from speechlab.files import atomic
+
+log = logging.getLogger("speechlab")
 PACKAGES = ("torchaudio", "lhotse", "jiwer", "numpy", "sentencepiece", "soundfile")
 
 
@@ -72,10 +83,15 @@ class Tracker:
         exp: the experiment's folder.
         step: the step that the run goes on from: later lines of an interrupted run are dropped, not written twice.
         tensorboard: write event files too.
+        histograms: every so many epochs, histograms of weights and gradients on TensorBoard (0: never).
+        wandb: log to Weights & Biases as well: online where the user is logged in, else into ``exp/wandb``.
+    Raises:
+        UserError: for ``wandb`` without its package.
     """
 
-    def __init__(self, exp: Path, step: int = 0, tensorboard: bool = True):
-        self.path = exp / "metrics.jsonl"
+    def __init__(self, exp: Path, step: int = 0, tensorboard: bool = True, histograms: int = 1, wandb: bool = False):
+        self.exp, self.path, self.every = exp, exp / "metrics.jsonl", histograms
+        self.wandb = _wandb(exp) if wandb else None  # first: it may refuse
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if (record := _record(line)) and record.get("step", 0) <= step]
         self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
@@ -87,19 +103,134 @@ class Tracker:
             self.board = SummaryWriter(str(exp / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and every number on TensorBoard."""
+        """One line of metrics.jsonl, and every number on TensorBoard and wandb."""
         self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self.file.flush()
+        numbers = {f"{kind}/{name}": value for name, value in values.items()
+                   if isinstance(value, (int, float)) and name != "epoch"}
         if self.board is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)) and name != "epoch":
-                    self.board.add_scalar(f"{kind}/{name}", value, step)
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log({**numbers, "step": step, "epoch": values.get("epoch", 0)})
+
+    def look_inside(self, epoch: int, step: int, model: nn.Module, images: dict[str, Any]) -> None:
+        """After an epoch: what the task drew, and how weights and gradients (the last step's, clipped) are distributed.
+
+        ``images``: uint8 (H, W) or (H, W, 3) by name; ``images["layers"]`` becomes ``exp/layers/epoch-01.png``.
+        """
+        for name, image in images.items():
+            pixels = np.asarray(image)
+            pixels = np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels
+            with atomic(self.exp / name / f"epoch-{epoch:02d}.png") as aside:
+                _write_png(aside, pixels)
+            if self.board is not None:
+                self.board.add_image(name, pixels, step, dataformats="HWC")
+            if self.wandb is not None:
+                self.wandb.log({name: _wandb_package().Image(pixels), "step": step, "epoch": epoch})
+        if self.board is not None and self.every and epoch % self.every == 0:
+            for name, parameter in model.named_parameters():
+                for what, values in (("weights", parameter), ("gradients", parameter.grad)):
+                    if values is not None:
+                        self._histogram(f"{what}/{name.replace('.', '/')}", values.detach(), step)
+
+    def _histogram(self, name: str, values: Tensor, step: int) -> None:
+        """64 bins counted on the tensor's own device: TensorBoard's own 1,500 cost a second an epoch."""
+        finite = values.float()[values.isfinite()]
+        if finite.numel() == 0:
+            return
+        low, high = (float(edge) for edge in finite.aminmax())
+        counts = torch.histc(finite, 64, low, high).tolist()  # low == high: torch widens the range by one
+        low, high = (low - 1, high + 1) if low == high else (low, high)
+        edges = [low + (high - low) * (i + 1) / 64 for i in range(64)]
+        self.board.add_histogram_raw(
+            name, min=low, max=high, num=finite.numel(), sum=float(finite.sum()), sum_squares=float((finite**2).sum()),
+            bucket_limits=edges, bucket_counts=counts, global_step=step)
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """The hyper-parameters (``exp/config.yaml``) with the run's final metrics, so that runs can be compared by
+        them: TensorBoard's page HParams and wandb's summary."""
+        try:
+            settings = flat(yaml.safe_load((self.exp / "config.yaml").read_text(encoding="utf-8")))
+        except (OSError, yaml.YAMLError, AttributeError):
+            settings = {}
+        metrics = {f"final/{name}": float(value) for name, value in metrics.items()
+                   if isinstance(value, (int, float)) and math.isfinite(value)}
+        if self.board is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            for part in hparams(settings, metrics):  # not add_hparams: that makes a run of its own beside this one
+                self.board.file_writer.add_summary(part)
+            for name, value in metrics.items():
+                self.board.add_scalar(name, value)
+        if self.wandb is not None:
+            self.wandb.config.update(settings, allow_val_change=True)
+            self.wandb.summary.update(metrics)
 
     def close(self) -> None:
         """Flush and close."""
         self.file.close()
         if self.board is not None:
             self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish(quiet=True)
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as ``{"optim.lr": 0.1, ...}``, with lists as text: what hyper-parameter tables can hold."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[prefix + key] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+    return found
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    from PIL import Image  # matplotlib, which draws curves.png, brings it
+
+    Image.fromarray(pixels.astype(np.uint8)).save(path, format="png")
+
+
+def _wandb_package() -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("train.wandb needs the package wandb: pip install 'wandb==0.28.2' (the extra `wandb` of "
+                        "setup.py), or leave train.wandb out: TensorBoard's files are written anyway") from None
+    return wandb
+
+
+def _wandb(exp: Path) -> Any:
+    """A wandb run with a name that a resumed training finds again; offline unless the user is logged in or
+    WANDB_MODE says otherwise."""
+    package = _wandb_package()
+    exp = exp.resolve()
+    recipe = exp.parent.parent.name if exp.parent.name == "exp" else exp.parent.name
+    mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
+    if mode == "offline":
+        log.info("wandb: not logged in: writing to %s/wandb (wandb login; wandb sync sends it later)", exp)
+    try:
+        # Its own output would stand between the lines of train.log; code and git state are in env.json.
+        settings = package.Settings(console="off", silent=True, save_code=False, disable_git=True)
+        run = package.init(project=recipe, name=exp.name, id=hashlib.sha256(str(exp).encode()).hexdigest()[:12],
+                           resume="allow", dir=str(exp), mode=mode, settings=settings)
+    except Exception as error:  # many kinds, of its own and of its libraries
+        raise UserError(f"train.wandb: wandb can't start ({error}): WANDB_MODE=offline writes files alone") from None
+    run.define_metric("*", step_metric="step")  # a resumed run writes no step twice, but may begin at any
+    return run
+
+
+def _logged_in() -> bool:
+    """Whether wandb would find a key: in the environment, or in ~/.netrc for its server."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    server = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(server) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from stagelib.plan import Plan, Stage, Stop, nearest
 
 # How a result is made, but not what it is. Keys of the config count by their last part.
-INDIFFERENT = {"nj", "ngpu", "num_workers", "log", "log_every", "engine", "image", "backend"}
+INDIFFERENT = {"nj", "ngpu", "num_workers", "log", "log_every", "engine", "image", "backend", "log_steps", "tensorboard",
+               "histograms", "wandb"}
 # A training that was given more of these goes on from where it is.
 GROWING = ("train.epochs", "train.max_minutes")
 LARGEST_HASHED = 256 << 20  # bytes; what is larger (a feature archive, say) goes by size and time alone
@@ -170,6 +171,7 @@ def changes(record: dict, now: dict) -> tuple[list[str], dict[str, tuple]]:
     ``record["touched"]`` set), so that its content need not be read again.
     """
     was, is_ = record["config"], now["config"]
+    was = {key: value for key, value in was.items() if key.rsplit(".", 1)[-1] not in INDIFFERENT}  # of an older version
     keys = {key: (was.get(key, NOT_SET), is_.get(key, NOT_SET)) for key in [*was, *(k for k in is_ if k not in was)]
             if is_ and was.get(key, NOT_SET) != is_.get(key, NOT_SET)}
     reasons = []
