@@ -1,7 +1,8 @@
 """Score what stage 5 decoded: ``python -m speechlab.score EXP``.
 
 Reads EXP/decode/<method>/<test_set>/hyp.jsonl (and time.json, for the speed); writes ref.trn, hyp.trn (for sclite) and
-worst.txt beside each, EXP/results.txt, EXP/results.json, EXP/curves.png, and the recipe's params_table.csv.
+worst.txt beside each, EXP/results.txt, EXP/results.json, EXP/curves.png, and the recipe's params_table.csv. Of images
+it reads pred.jsonl, and writes confusion.json and worst.txt beside it.
 
 ``python -m speechlab.score --compare EXP_A EXP_B`` tells whether B is better than A, or whether it is noise.
 ``python -m speechlab.score EXP --sclite`` shows NIST sclite's counts beside ours.
@@ -20,11 +21,11 @@ from pathlib import Path
 
 from speechlab.data import pinyin
 from speechlab.errors import UserError, cli
-from speechlab.files import write_text
+from speechlab.files import write_json, write_text
 from speechlab.reporting.curves import draw
-from speechlab.reporting.metrics import corpus_of
+from speechlab.reporting.metrics import corpus_of, read_json
 from speechlab.reporting.table import write_table
-from speechlab.scoring import compare, sclite
+from speechlab.scoring import accuracy, compare, sclite
 from speechlab.scoring.answers import folders, read_items, read_speed, share_pinyin
 from speechlab.scoring.results import RTF, Row, list_hash, write_results
 from speechlab.scoring.syllables import Syllables
@@ -147,6 +148,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _score(exp: Path, metric: str, corpus: str) -> int:
+    if images := accuracy.folders(exp):
+        return _write(exp, corpus, *_score_images(images))
     places, answers = folders(exp), _answers(exp)
     units = units_of(metric, (item.ref for items in answers.values() for item in items))
     rows: list[Row] = []
@@ -155,6 +158,25 @@ def _score(exp: Path, metric: str, corpus: str) -> int:
         folder_rows, folder_notes = score_folder(folder, answers[key], units)
         rows += folder_rows
         notes += folder_notes
+    return _write(exp, corpus, rows, notes)
+
+
+def _score_images(places: dict[tuple[str, str], Path]) -> tuple[list[Row], list[str]]:
+    """Rows and notes of a classifier's answers; writes confusion.json and worst.txt beside them."""
+    rows: list[Row] = []
+    notes: list[str] = []
+    for (test_set, method), folder in places.items():
+        found = accuracy.read_predictions(folder / "pred.jsonl")
+        rows += accuracy.rows(test_set, method, found)
+        notes.append(accuracy.note(test_set, method, found))
+        classes, counts = accuracy.confusion(found, read_json(folder / "classes.json") or ())
+        write_json(folder / "confusion.json", {"classes": classes, "counts": counts})
+        write_text(folder / "worst.txt", accuracy.worst(found))
+    return rows, notes
+
+
+def _write(exp: Path, corpus: str, rows: list[Row], notes: list[str]) -> int:
+    """Write the results, and draw what goes with them."""
     notes.sort()
     for test_set in sorted({row.test_set for row in rows}):
         if len({row.list_hash for row in rows if row.test_set == test_set}) > 1:
@@ -182,6 +204,8 @@ def _report(exp: Path) -> None:
 
 def _sclite(exp: Path, metric: str) -> int:
     """Our counts beside sclite's. The trn files are written anew, so that they are this decoding's."""
+    if accuracy.folders(exp):
+        raise UserError(f"--sclite is for speech: {exp} classifies images", 2)
     if sclite.program() is None:
         raise UserError(sclite.INSTALL)
     if metric == "ser":
@@ -203,9 +227,16 @@ def _sclite(exp: Path, metric: str) -> int:
     return 0
 
 
+def _comparable(exp: Path) -> dict[tuple[str, str], list]:
+    """(test set, method) -> an experiment's answers, of speech or of images."""
+    if images := accuracy.folders(exp):
+        return {key: accuracy.read_predictions(folder / "pred.jsonl") for key, folder in images.items()}
+    return _answers(exp)
+
+
 def _compare(a: Path, b: Path, metric: str, method: str, test_set: str, as_json: bool) -> int:
     """Print whether B is better than A on each common (test set, method)."""
-    answers_a, answers_b = _answers(a), _answers(b)
+    answers_a, answers_b = _comparable(a), _comparable(b)
     first, _, second = method.partition(",")
     pairs = [(left, right) for left in sorted(answers_a) for right in sorted(answers_b)
              if left[0] == right[0] and test_set in ("", left[0])
@@ -217,6 +248,16 @@ def _compare(a: Path, b: Path, metric: str, method: str, test_set: str, as_json:
     rows: list[compare.Comparison] = []
     refused: list[str] = []
     for left, right in pairs:
+        images = [isinstance(some[0], accuracy.Prediction) for some in (answers_a[left], answers_b[right])]
+        if images[0] != images[1]:
+            refused.append(f"{left[0]}: one experiment recognises speech, the other images")
+            continue
+        if images[0]:
+            try:
+                rows.append(accuracy.compared(answers_a[left], answers_b[right], left[0], (left[1], right[1])))
+            except ValueError as error:
+                refused.append(f"{left[0]} {left[1]}: not one list, not compared: {error}")
+            continue
         items_a, items_b = share_pinyin([answers_a[left], answers_b[right]])
         if said := compare.differences(items_a, items_b):
             refused.append(f"{left[0]} {left[1]}: not one list, not compared: {said}")

@@ -307,8 +307,8 @@ class FastNet(nn.Module):
     single GPU", arXiv 2404.00498): a whitening layer measured from the data, three groups of convolution, pooling, and
     convolution with GELU, and an output that begins small.
 
-    Train it with label smoothing, alternating flips, translation by 2 pixels, Nesterov SGD with ``optim.bias_scale`` (or
-    Muon), and test-time averaging. 118 M multiply-adds for 32 x 32.
+    Train it with label smoothing, alternating flips, translation by 2 pixels, Nesterov SGD with ``optim.bias_scale``
+    (or Muon), and test-time averaging. 118 M multiply-adds for 32 x 32.
 
     Args:
         widths: channels of the groups. depth: convolutions in a group. kernel: of the whitening layer.

@@ -1,0 +1,212 @@
+"""What is in a picture: a network trained with cross-entropy (or, to compare, mean squared error) over classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechlab.config import Component, to_dict
+from speechlab.data.images import Augment, ImageLoader, Pack, augment, to_float
+from speechlab.errors import UserError
+from speechlab.tasks import layers
+from speechlab.training.interface import Evaluation, Loss
+from speechlab.training.loop import TrainConfig, to_device
+from speechlab.training.optim import OptimConfig
+
+log = logging.getLogger("speechlab")
+JUDGED = 1000  # images in a batch that is judged
+WATCHED = 512  # images on which units are found dead
+DRAWN = 5  # images whose feature maps are drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Section ``data``.
+
+    batch_size: images of one batch; a step takes ``train.accum`` of them. augment: changes of training images.
+    whiten: training images on which a layer is measured before training, where the model has one (FastNet).
+    calibrate: with ``train.ema``, after each epoch BatchNorm's means are measured anew on so many training images:
+    those of the weights in motion do not fit their average (Izmailov et al. 2018, arXiv 1803.05407).
+    resident: the training images lie on the device (a GPU) instead of being copied there batch by batch.
+    """
+
+    batch_size: int = 128
+    augment: Augment = Augment()
+    whiten: int = 5000
+    calibrate: int = 2000
+    resident: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 2), ("whiten", 1), ("calibrate", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Section ``loss``.
+
+    name: ``cross_entropy``, or ``mse``: squared distance between the probabilities (softmax) and the true class's
+    one-hot vector, summed over classes (Brier 1950). label_smoothing: what of the target goes to all classes alike.
+    """
+
+    name: Literal["cross_entropy", "mse"] = "cross_entropy"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing = {self.label_smoothing:g} must be from 0 to below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """Section ``decode``.
+
+    tta: what else is shown to the network at test time, its answers averaged (method ``tta``): ``flip``, the mirrored
+    image; ``translate``, also two images shifted by a pixel (Jordan 2024), mirrored ones too where training mirrors.
+    batch_size: images at once.
+    """
+
+    tta: Literal["none", "flip", "translate"] = "none"
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size = {self.batch_size} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An image classifier's config. ``model``: (B, C, H, W) -> logits (B, classes); it takes ``input_size`` (C, H, W)
+    and ``classes``."""
+
+    task: str
+    model: Component
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    decode: DecodeConfig = DecodeConfig()
+
+
+def build_model(config: Config, input_size: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network that a config describes, its memory laid out channels last."""
+    try:
+        model = config.model.build(input_size=input_size, classes=classes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model: {error}", 2) from None
+    return model.to(memory_format=torch.channels_last)
+
+
+def judge(logits: Tensor, y: Tensor, config: LossConfig) -> Loss:
+    """Section ``loss``'s loss of logits (B, classes), summed over the batch; counted in images."""
+    logits = logits.float()
+    if config.name == "cross_entropy":
+        total = F.cross_entropy(logits, y, reduction="sum", label_smoothing=config.label_smoothing)
+    else:
+        classes = logits.shape[1]
+        target = F.one_hot(y, classes) * (1 - config.label_smoothing) + config.label_smoothing / classes
+        total = (logits.softmax(1) - target).square().sum()
+    return Loss(total, torch.tensor(float(len(y)), device=logits.device))
+
+
+class ImageTask:
+    """Training and judging a classifier on the pack ``data`` (see speechlab/training/interface.py).
+
+    Judged is the error on the split ``dev``, in %. A pack without one is trained on as it is: the last epoch counts.
+    """
+
+    metric = "error"
+
+    def __init__(self, config: Config, data: Path, device: torch.device, seed: int | None = None):
+        self.config, self.device = config, device
+        self.pack = Pack.open(data)
+        self.model: nn.Module = build_model(config, (self.pack.channels, *self.pack.size), len(self.pack.classes))
+        self.seed = config.train.seed if seed is None else seed
+        self.valid = self._judging("dev") if "dev" in self.pack.splits else None
+        if hasattr(self.model, "measure"):
+            images, _ = self.pack.split("train")
+            self.model.measure(self.floats(torch.from_numpy(images[: config.data.whiten].copy())))
+
+    def _judging(self, split: str) -> ImageLoader:
+        return ImageLoader(self.pack, split, JUDGED, train=False)
+
+    def loader(self, rank: int = 0, world_size: int = 1, accum: int = 1) -> ImageLoader:
+        """Training batches for one of ``world_size`` processes, ``accum`` to a step of all of them."""
+        config = self.config.data
+        device = self.device if config.resident and self.device.type != "cpu" else None
+        loader = ImageLoader(self.pack, "train", config.batch_size, train=True, seed=self.seed, rank=rank,
+                             world_size=world_size, accum=accum, device=device)
+        if rank == 0:
+            log.info("training on %d images of %d classes, %d steps an epoch%s", len(loader.labels),
+                     len(self.pack.classes), loader.size(), "" if self.valid else "; no dev split: nothing is judged")
+        return loader
+
+    def floats(self, x: Tensor) -> Tensor:
+        """uint8 (B, H, W, C) -> float (B, C, H, W), normalised."""
+        return to_float(x, self.pack.mean, self.pack.std)
+
+    def optimized(self) -> dict[str, list[nn.Parameter]]:
+        return {"model": [p for p in self.model.parameters() if p.requires_grad]}
+
+    def loss(self, batch: dict[str, Any], which: str) -> Loss:
+        x = augment(self.floats(batch["x"]), None, self.config.data.augment, batch["flip"])
+        return judge(self.model(x), batch["y"].to(x.device), self.config.loss)
+
+    def watch(self) -> dict[str, float]:
+        """The gradient's norm by layer, as the last step left it."""
+        return {f"grad_norm/{name}": norm for name, norm in layers.gradient_norms(self.model).items()}
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        if self.config.train.ema and self.config.data.calibrate:
+            self._calibrate(model)
+        total = count = wrong = 0.0
+        for batch in self.valid.batches() if self.valid else ():
+            batch = to_device(batch, self.device)
+            logits = model(self.floats(batch["x"]))
+            loss = judge(logits, batch["y"], self.config.loss)
+            total, count = total + float(loss.total), count + float(loss.count)
+            wrong += float((logits.argmax(1) != batch["y"]).sum())
+        error = 100 * wrong / max(count, 1)
+        metrics = {"loss": total / count, "error": error, "accuracy": 100 - error} if count else {}
+        dead, drawn = self._look_inside(model)
+        return Evaluation(metrics, [], {**self.watch(), **dead}, {"layers": drawn})
+
+    def _look_inside(self, model: nn.Module) -> tuple[dict[str, float], Any]:
+        """The share of dead units by layer, and a picture of feature maps."""
+        split = "dev" if self.valid else "train"
+        images, labels = self.pack.split(split)
+        first = [int((labels == c).argmax()) for c in range(len(self.pack.classes)) if (labels == c).any()][:DRAWN]
+        with layers.answers(model) as kept:
+            model(self.floats(torch.from_numpy(images[:WATCHED].copy()).to(self.device)))
+            dead = {f"dead/{name}": share for name, share in layers.dead_units(kept).items()}
+            x = self.floats(torch.from_numpy(images[first].copy()).to(self.device))
+            model(x)
+            return dead, layers.picture(x, model, kept)
+
+    def _calibrate(self, model: nn.Module) -> None:
+        """BatchNorm's means and variances over training images as training shows them, for ``model``'s weights."""
+        config = self.config.data
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+
+        def batches() -> Iterator[Tensor]:
+            loader, seen = ImageLoader(self.pack, "train", config.batch_size, train=True, seed=self.seed), 0
+            for ((_, batch),) in loader.epoch(0):
+                yield augment(self.floats(batch["x"].to(self.device)), generator, config.augment, batch["flip"])
+                seen += len(batch["y"])
+                if seen >= config.calibrate:
+                    return
+
+        torch.optim.swa_utils.update_bn(batches(), model)  # leaves it in eval mode, as it found it
+
+    def state(self) -> dict[str, Any]:
+        pack = self.pack
+        return {"config": to_dict(self.config), "classes": list(pack.classes), "size": list(pack.size),
+                "channels": pack.channels, "mean": list(pack.mean), "std": list(pack.std), "source": pack.source}
