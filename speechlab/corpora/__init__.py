@@ -1,7 +1,9 @@
 """Corpora: one module each, the only code that knows how a corpus is laid out and where it is to be had.
 
 A corpus module offers ``ABOUT`` and ``LICENSE`` (a line each), ``fetch(root) -> folder`` and
-``prepare(folder, out, nj=1, **options) -> {split: CutSet}``. Modules are imported when they are asked for.
+``prepare(folder, out, nj=1, **options) -> {split: CutSet}``. A corpus of images says ``KIND = "images"`` and returns
+``({split: (images, labels) or (images, labels, ids)}, names of the classes)``, see ``write_pack`` in
+speechlab/data/images.py. Modules are imported when they are asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from types import ModuleType
 
 from ..errors import UserError
 
-NAMES = ("aishell", "an4", "folder", "hsk_gcin", "kaldi", "synthetic", "zh_text")
+NAMES = ("aishell", "an4", "cifar10", "fashion_mnist", "folder", "hsk_gcin", "image_folder", "kaldi", "mnist", "shapes",
+         "synthetic", "zh_text")
 
 
 def load(name: str) -> ModuleType:

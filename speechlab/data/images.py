@@ -214,7 +214,7 @@ def _header(file: IO[bytes], count: int, shape: tuple[int, ...]) -> None:
 
 
 def _shown(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} x {shape[1]} pixels, {shape[2]} channels"
+    return f"{shape[0]} x {shape[1]} pixels, " + {1: "grey", 3: "RGB"}.get(shape[2], f"{shape[2]} channels")
 
 
 def _statistics(pixels: np.ndarray) -> tuple[list[float], list[float]]:
