@@ -79,8 +79,8 @@ def picture(images: Tensor, model: nn.Module, kept: dict[str, Tensor]) -> np.nda
     """
     height, width = images.shape[-2:]
     rows: list[list[np.ndarray]] = []
-    first = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)
-    if first is not None and first.in_features == images[0].numel():
+    first = next((m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))), None)
+    if isinstance(first, nn.Linear) and first.in_features == images[0].numel():
         size = (-1, *images.shape[1:])
         rows.append([_signed(w) for w in first.weight.detach().float().view(size).mean(1)[: 2 * MAPS].cpu()])
     maps: dict[tuple[int, ...], tuple[str, Tensor]] = {}

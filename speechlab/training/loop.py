@@ -222,7 +222,7 @@ class Trainer:
                 self._skip(group, mean, norm)
                 return 0.0, 0.0, norm, items
             for g in optimizer.param_groups:
-                g["lr"] = lr
+                g["lr"] = lr * g.get("scale", 1.0)  # optim.bias_scale
             self.scaler.step(optimizer)
             self.scaler.update()
             result = (mean, float(both[1]), norm)
