@@ -8,6 +8,7 @@ option_path config   ""     "what to train: conf/cnn.yaml"
 option      dev      5000   "training images held out to judge by while training (0: none; the last epoch counts)"
 option      size     28     "folder, synthetic: pixels a side"
 option      channels 1      "folder, synthetic: 1 is grey, 3 is colour"
+option      split_by auto   "folder: how it is split: auto | column | random (80/10/10 of each class)"
 option      decode   all    "how to predict: all, plain, or tta (views averaged, as decode.tta says)"
 parse_options "$@"
 config=${config:-conf/cnn.yaml}
@@ -20,7 +21,7 @@ case $corpus in
     [ -n "$data_dir" ] || [ "$help" = true ] || fail "--corpus folder needs --data_dir DIR (see README.md)"
     name=$(folder_name "$data_dir") ;;
 esac
-case $corpus in synthetic | folder) options=(--option "size=$size" --option "channels=$channels") ;; esac
+case $corpus in synthetic | folder) options=(--option "size=$size" --option "channels=$channels" --split_by "$split_by") ;; esac
 [ "$dev" = 5000 ] || [ "$corpus" = synthetic ] || [ "$corpus" = folder ] || name=${name}_dev$dev
 raw=${data_dir:-$downloads/$module} whole=${data_dir:-$downloads/$module/.complete}
 data=data/$name exp=${exp:-exp/${name}_$(stem "$config")$tag}
