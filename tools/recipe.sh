@@ -178,7 +178,8 @@ export SPEECHLAB_DOWNLOADS=$downloads PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPAT
 if [ -e "${SPEECHLAB_IMAGE:-}" ]; then case $SPEECHLAB_IMAGE in /*) ;; *) SPEECHLAB_IMAGE=$_caller/$SPEECHLAB_IMAGE ;; esac; fi
 cd "$(dirname "$0")"
 recipe=$(pwd -P)
-_plan=(value 2 recipe "$recipe" value 2 repo "$repo" value 2 run "$_run" value 2 script "${0##*/}" value 2 downloads "$downloads")
+_plan=(value 2 recipe "$recipe" value 2 repo "$repo" value 2 run "$_run" value 2 script "${0##*/}" value 2 downloads "$downloads"
+       value 2 caller "$_caller")
 
 option      stage ""     "the first stage to do; it and those after it are done again"
 option      stop_stage "" "the last stage to do"

@@ -90,6 +90,28 @@ def _option(env: dict[str, Any], name: str) -> str:
     return next((value for word, value in zip(words, words[1:]) if word == name), "")
 
 
+def option(env: dict[str, Any], name: str) -> str:
+    """What followed an option in env.json's command, or ''."""
+    return _option(env, name)
+
+
+def judged_by(exp: Path, epochs: list[dict[str, Any]]) -> str:
+    """The key of the epoch lines that says which epoch is best: as env.json tells it, else the first that is there of
+    an error rate, another figure of the validation set, or the training loss."""
+    told = read_env(exp).get("metric")
+    keys = list(dict.fromkeys(key for record in epochs for key in record))
+    if isinstance(told, str) and (told in keys or not epochs):
+        return told
+    valid = [key for key in keys if key.startswith("valid_")]
+    rates = [key for key in valid if key != "valid_loss"]
+    return next(iter([*(key for key in rates if lower_is_better(key)), *rates, *valid, "train_loss"]))
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a metric is an error or a loss, and not a quality, by its name."""
+    return not any(word in name.lower() for word in ("acc", "bleu", "f1", "snr", "sdr", "pesq", "stoi", "mos", "corr"))
+
+
 def number(value: Any) -> bool:
     """True for a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

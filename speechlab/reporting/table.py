@@ -13,6 +13,7 @@ from speechlab.files import write_text
 from speechlab.reporting.metrics import (
     number,
     read_env,
+    read_json,
     read_metrics,
     read_results,
     read_yaml,
@@ -23,7 +24,7 @@ from speechlab.reporting.metrics import (
 # The columns that every recipe's table starts with; the figures of results.json stand after last_loss.
 CORE = ["experiment", "model", "optimiser", "learning_rate", "batch", "epochs", "first_loss", "last_loss"]
 RUN = ["grad_norm", "parameters", "wall_time", "device", "engine"]
-MARKS = ("config.yaml", "env.json", "metrics.jsonl", "results.json")
+MARKS = ("config.yaml", "env.json", "metrics.jsonl", "results.json", "sweep.json")
 # Config keys that have a core column already.
 _SHOWN = {"model.class", "optim.name", "optim.lr", "data.max_duration"}
 _GRAD_NORM_STEPS = 100
@@ -54,7 +55,8 @@ def build(recipe: Path) -> tuple[list[str], list[dict[str, str]]]:
     different = [key for key in keys if len({_text(config.get(key)) for config in known}) > 1]
     for path, row in zip(folders, rows):
         row.update({key: _text(configs[path].get(key)) for key in different})
-    columns = [*CORE, *sorted(figures), *RUN, *different]
+    status = ["status"] if any("status" in row for row in rows) else []  # where there were sweeps
+    columns = [*CORE, *sorted(figures), *RUN, *status, *different]
     return columns, [{column: row.get(column, "") for column in columns} for row in rows]
 
 
@@ -91,10 +93,28 @@ def _row(path: Path, config: dict[str, Any]) -> tuple[dict[str, str], dict[str, 
         "device": _text(env.get("device")),
         "engine": _text(env.get("engine") or env.get("container")),
     }
+    if status := sweep_status(path):
+        row["status"] = status
     return row, {
         "/".join(str(result[key]) for key in ("test_set", "method", "metric")): _short(result.get("value"))
         for result in read_results(path)
     }
+
+
+def sweep_status(exp: Path) -> str:
+    """How a sweep's trial ended, with the reason (``failed: ...``); "" for what is no sweep's.
+
+    Where its results are newer than that, somebody has run it again by hand: it is done.
+    """
+    known = read_json(exp / "sweep.json")
+    if not isinstance(known, dict):
+        return ""
+    try:
+        if (exp / "results.json").stat().st_mtime > (exp / "sweep.json").stat().st_mtime:
+            return "done"
+    except OSError:
+        pass
+    return ": ".join(str(known[key]) for key in ("status", "reason") if known.get(key))
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

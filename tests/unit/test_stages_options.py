@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -149,8 +150,15 @@ def test_sweep(recipe, tmp_path):
     arguments = ("--corpus", "other", "--sweep", str(tmp_path / "s.yaml"), "--nj", "2")
     assert "speechlab/sweep.py, which is not in this version" in recipe.run(*arguments, status=2).stderr
     (recipe.house / "speechlab" / "sweep.py").write_text("import sys; print(sys.argv[1:])")
-    assert recipe.run(*arguments).stdout == \
-        f"{[str(tmp_path / 's.yaml'), '--', str(recipe.folder / 'run.sh'), '--corpus', 'other', '--nj', '2']}\n"
+    words = [str(tmp_path / "s.yaml"), "--caller", str(recipe.folder), "--", str(recipe.folder / "run.sh"),
+             "--corpus", "other", "--nj", "2"]
+    assert recipe.run(*arguments).stdout == f"{words}\n"
+    asked = json.loads(recipe.run(*arguments, SPEECHLAB_SWEEP_ASKS="1").stdout)
+    assert asked["exp"] == str(recipe.folder / "exp" / "other_a") and asked["config"] == "conf/a.yaml"
+    assert {"corpus", "config", "nj", "tag"} <= set(asked["options"])
+    asked = json.loads(recipe.run(*arguments, "--exp", "x", "--tag", "t", SPEECHLAB_SWEEP_ASKS="1", cwd=tmp_path,
+                                  script=str(recipe.folder / "run.sh")).stdout)
+    assert asked["exp"] == str(tmp_path / "x_t")
 
 
 class TestWhichPython:

@@ -147,17 +147,31 @@ def resolved_config(plan: Plan) -> dict | None:
 
 
 def sweep(plan: Plan) -> int:
-    """Hand the recipe to ``python -m speechlab.sweep FILE -- ./run.sh <the user's other options>``."""
+    """Hand the recipe to ``python -m speechlab.sweep FILE --caller DIR -- run.sh <the user's other options>``.
+
+    That runs this recipe once a trial; before, it asks (by SPEECHLAB_SWEEP_ASKS) how the recipe names the experiment
+    and the config that its options mean, and is answered by a line of JSON.
+    """
     file, repo = plan.values["sweep"], plan.values["repo"]
     if not os.path.isfile(file):
-        raise Stop(f"there is no sweep {file}", 2)
+        there = sorted(glob.glob("conf/sweep/*.yaml"))
+        near = nearest(os.path.basename(file), [os.path.basename(path) for path in there])
+        raise Stop(f"there is no sweep {file}{near or ('; there are ' + ', '.join(there) if there else '')}", 2)
+    if os.environ.get("SPEECHLAB_SWEEP_ASKS"):
+        say(json.dumps({"exp": os.path.abspath(plan.values["exp"]), "config": plan.values["config"],
+                        "options": sorted({*plan.own, *plan.common})}))
+        return 0
     if not os.path.exists(os.path.join(repo, "speechlab", "sweep.py")):
         raise Stop("--sweep needs speechlab/sweep.py, which is not in this version", 2)
     python = choose(plan)
     sys.stdout.flush()
-    rest = _without_sweep(plan.arguments)
     script = os.path.join(plan.values["recipe"], plan.values["script"])
-    os.execvp(python, [python, "-m", "speechlab.sweep", file, "--", script, *rest])
+    ngpu = ["--ngpu", plan.values["ngpu"]] if plan.values["ngpu"] not in ("", "0") else []
+    # All of it in one container, where an engine is named: inside, a stage's command is run as it is.
+    wrap = [os.path.join(repo, "containers", "cmd.sh"), *ngpu, "--"] if engine() else []
+    command = [*wrap, python, "-m", "speechlab.sweep", os.path.abspath(file), "--caller", plan.values["caller"],
+               "--", script, *_without_sweep(plan.arguments)]
+    os.execvp(command[0], command)
     return 1  # never reached
 
 

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from stagelib.plan import Plan, Stage, Stop, nearest
 
 # How a result is made, but not what it is. Keys of the config count by their last part.
-INDIFFERENT = {"nj", "ngpu", "num_workers", "log", "log_every", "engine", "image", "backend", "log_steps", "tensorboard",
-               "histograms", "wandb"}
+INDIFFERENT = {"nj", "ngpu", "num_workers", "engine", "image", "backend", "log", "log_every", "log_steps",
+               "tensorboard", "histograms", "wandb"}
 # A training that was given more of these goes on from where it is.
 GROWING = ("train.epochs", "train.max_minutes")
 LARGEST_HASHED = 256 << 20  # bytes; what is larger (a feature archive, say) goes by size and time alone

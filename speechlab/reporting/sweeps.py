@@ -1,0 +1,245 @@
+"""sweep_<name>.csv and sweep_<name>.png: a sweep's trials side by side, from the files that each left."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechlab.files import atomic, write_json, write_text
+from speechlab.reporting.metrics import judged_by, lower_is_better, number, read_json, read_metrics, read_results
+from speechlab.reporting.style import house_style
+
+DONE, FAILED, INTERRUPTED, TO_DO = "done", "failed", "interrupted", "to do"
+SEED = "train.seed"  # trials that differ by it alone are repetitions of one
+_MOST_BARS, _MOST_COLOURS = 40, 10
+
+
+@dataclass
+class Trial:
+    """One experiment of a sweep: what it sets, where it lies, how it ended."""
+
+    name: str
+    sets: dict[str, Any]
+    config: str = ""
+    pairs: list[str] = field(default_factory=list)
+    exp: Path = Path()
+    status: str = TO_DO
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A trial's course: the metric over epochs, its best value and that value's epoch, its last value."""
+
+    metric: str
+    epochs: list[float]
+    values: list[float]
+    best: float | None
+    epoch: int | None
+
+
+def note(trial: Trial, sweep: str) -> None:
+    """Leave in the trial's folder how it ended (sweep.json): a trial that failed at once has nothing else."""
+    write_json(trial.exp / "sweep.json", {
+        "sweep": sweep, "trial": trial.name, "sets": trial.sets, "status": trial.status, "reason": trial.reason,
+        "seconds": round(trial.seconds, 1)})
+
+
+def recall(trial: Trial) -> None:
+    """Fill in what :func:`note` left in an earlier run."""
+    known = read_json(trial.exp / "sweep.json")
+    if isinstance(known, dict):
+        trial.status, trial.reason = str(known.get("status", TO_DO)), str(known.get("reason", ""))
+        trial.seconds = float(known["seconds"]) if number(known.get("seconds")) else 0.0
+
+
+def measure(trial: Trial, metric: str = "") -> Measured:
+    """Read a trial's metrics.jsonl. ``metric``: a key of its epoch lines; "" is what the task judges by."""
+    epochs = read_metrics(trial.exp / "metrics.jsonl")[1]
+    metric = metric or judged_by(trial.exp, epochs)
+    found = [(record.get("epoch", place), record[metric]) for place, record in enumerate(epochs, 1)
+             if number(record.get(metric))]
+    if not found:
+        return Measured(metric, [], [], None, None)
+    best = (min if lower_is_better(metric) else max)(found, key=lambda pair: pair[1])
+    return Measured(metric, [float(epoch) for epoch, _ in found], [float(value) for _, value in found], best[1],
+                    int(best[0]))
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+def rows(trials: Sequence[Trial], metric: str = "") -> tuple[list[str], list[dict[str, str]]]:
+    """The table's columns and rows: trial, status, what it sets, the metric's best value, the figures of results.json.
+
+    ``seconds`` is all that the trial took, with its data, decoding and scoring.
+    """
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.sets))
+    found = [measure(trial, metric) for trial in trials]
+    name = next((one.metric for one in found if one.best is not None), metric)
+    figures: dict[str, None] = {}
+    made = []
+    for trial, one in zip(trials, found):
+        results = {"/".join(str(row[key]) for key in ("test_set", "method", "metric")): _short(row.get("value"))
+                   for row in read_results(trial.exp)} if trial.status == DONE else {}
+        figures.update(dict.fromkeys(results))
+        made.append({"trial": trial.name, "status": trial.status, **{key: _cell(trial.sets.get(key)) for key in keys},
+                     f"best_{name}": _short(one.best), "best_epoch": str(one.epoch or ""),
+                     f"last_{name}": _short(one.values[-1] if one.values else None), **results,
+                     "seconds": f"{trial.seconds:.0f}" if trial.seconds else "", "experiment": trial.exp.name,
+                     "reason": trial.reason})
+    columns = ["trial", "status", *keys, f"best_{name}", "best_epoch", f"last_{name}", *figures, "seconds",
+               "experiment", "reason"]
+    return columns, [{column: row.get(column, "") for column in columns} for row in made]
+
+
+def write_csv(recipe: Path, name: str, trials: Sequence[Trial], metric: str = "") -> Path:
+    """Write ``recipe/sweep_<name>.csv`` and return its path."""
+    columns, made = rows(trials, metric)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(made)
+    write_text(recipe / f"sweep_{name}.csv", text.getvalue())
+    return recipe / f"sweep_{name}.csv"
+
+
+def write(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: str = "") -> str:
+    """Write the table and the picture; return a table for the terminal, the best trial first."""
+    write_csv(recipe, name, trials, metric)
+    draw(recipe, name, about, trials, metric)
+    columns, made = rows(trials, metric)
+    best = next(column for column in columns if column.startswith("best_"))
+    lower = lower_is_better(best.removeprefix("best_"))
+    made.sort(key=lambda row: (not row[best], (1 if lower else -1) * float(row[best] or 0)))
+    shown = [column for column in columns if column not in ("experiment", "best_epoch", "reason")
+             and any(row[column] for row in made)]
+    lines = [shown, *([row[column] for column in shown] for row in made)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(shown))]
+    text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    repeated = [f"{label}: {best.removeprefix('best_')} {statistics.mean(values):.4g}, from {min(values):.4g} to "
+                f"{max(values):.4g} over {len(values)} seeds"
+                for label, values in _groups_values(trials, metric).items() if len(values) > 1]
+    return "\n".join([text, *repeated])
+
+
+def _groups(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """Trials by what they set but the seed, in their order; the label is the first one's name without it."""
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        key = json.dumps({key: value for key, value in trial.sets.items() if key != SEED} if SEED in trial.sets
+                         else trial.name, sort_keys=True, default=str)
+        found.setdefault(key, []).append(trial)
+    return {(members[0].name if len(members) == 1 else _without_seed(members[0])): members
+            for members in found.values()}
+
+
+def _without_seed(trial: Trial) -> str:
+    return trial.name.replace(f"seed{trial.sets[SEED]}", "").strip("_").replace("__", "_") or "all"
+
+
+def _groups_values(trials: Sequence[Trial], metric: str) -> dict[str, list[float]]:
+    found = {label: [measure(trial, metric).best for trial in members] for label, members in _groups(trials).items()}
+    return {label: [value for value in values if value is not None] for label, values in found.items()}
+
+
+def draw(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: str = "") -> Path | None:
+    """Draw ``recipe/sweep_<name>.png``: the metric over epochs, and its best values as bars in the sweep's order.
+
+    Repetitions with other seeds are one colour: thin curves with their mean, dots with a bar at their mean. Of many
+    trials the best ones have colours and the rest are grey.
+    """
+    groups = {label: [measure(trial, metric) for trial in members] for label, members in _groups(trials).items()}
+    failed = {label: next((t.reason for t in members if t.status == FAILED), "")
+              for label, members in _groups(trials).items()}
+    name_of = next((one.metric for found in groups.values() for one in found if one.best is not None), "")
+    if not name_of:
+        return None
+    lower = lower_is_better(name_of)
+    means = {label: statistics.mean(values) for label, found in groups.items()
+             if (values := [one.best for one in found if one.best is not None])}
+    ranked = sorted(means, key=lambda label: means[label] if lower else -means[label])
+    bars = [label for label in groups if label in set(ranked[:_MOST_BARS]) or label not in means][:_MOST_BARS + 10]
+    coloured = [label for label in groups if label in set(ranked[:_MOST_COLOURS])]
+    path = recipe / f"sweep_{name}.png"
+    with house_style() as pyplot:
+        colours = dict(zip(coloured, pyplot.get_cmap("tab10").colors))
+        height = max(4.0, 0.32 * len(bars) + 1.6)
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, height), layout="constrained", width_ratios=(3, 2))
+        try:
+            for label in ranked[::-1]:  # the best ones over the others
+                _curve(left, label, groups[label], colours.get(label))
+            _finish_curves(left, name_of, [value for found in groups.values() for one in found for value in one.values])
+            for place, label in enumerate(bars):
+                _bar(right, place, [one.best for one in groups[label] if one.best is not None], failed[label],
+                     colours.get(label), label == ranked[0])
+            right.set_yticks(range(len(bars)), bars, fontsize=9)
+            right.set_ylim(len(bars) - 0.4, -0.6)
+            right.grid(axis="y", visible=False)
+            right.set_xlim(1.2 * min(0, *means.values()), 1.2 * max(0, *means.values()) or 1)  # room for numbers
+            right.set_title(f"{name_of} of the best epoch ({'lower' if lower else 'higher'} is better)", fontsize=10)
+            figure.suptitle(f"{recipe.resolve().name}, sweep {name}" + (f": {about}" if about else ""), fontsize=12)
+            with atomic(path) as aside:
+                figure.savefig(aside, dpi=110)
+        finally:
+            pyplot.close(figure)
+    return path
+
+
+def _curve(panel: Any, label: str, found: Sequence[Measured], colour: Any) -> None:
+    several = len(found) > 1
+    shade, order = colour or "#bbbbbb", 2 if colour else 1
+    for one in found:
+        panel.plot(one.epochs, one.values, color=shade, lw=0.8 if several or not colour else 1.8, zorder=order,
+                   alpha=0.5 if several else 1.0, marker="o" if len(one.values) == 1 else None,
+                   label=label if colour and not several else None)
+    if several:
+        shared = sorted(set.intersection(*(set(one.epochs) for one in found if one.epochs)))
+        mean = [statistics.mean(one.values[one.epochs.index(epoch)] for one in found if one.epochs) for epoch in shared]
+        panel.plot(shared, mean, color=shade, lw=2, zorder=order, label=label if colour else None)
+
+
+def _finish_curves(panel: Any, metric: str, values: Sequence[float]) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+    if min(values) > 0 and max(values) > 10 * statistics.median(values):
+        panel.set_yscale("log")  # else one that diverged would press the others flat
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.set_xlabel("epoch")
+    panel.set_ylabel(metric)
+    if panel.get_legend_handles_labels()[0]:
+        handles, labels = panel.get_legend_handles_labels()
+        panel.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9)
+
+
+def _bar(panel: Any, place: int, values: Sequence[float], failed: str, colour: Any, best: bool) -> None:
+    if values:
+        mean = statistics.mean(values)
+        panel.barh(place, mean, height=0.6, color=colour or "#bbbbbb", alpha=0.85)
+        if len(values) > 1:
+            panel.plot(values, [place] * len(values), "o", ms=4, color="black", alpha=0.7)
+        panel.annotate(f"{mean:.4g}" + (" (failed)" if failed else ""), (max(values), place), xytext=(6, 0),
+                       textcoords="offset points", va="center", fontsize=9, fontweight="bold" if best else "normal")
+    else:
+        text = f"failed: {failed}" if failed else "no figure yet"
+        panel.annotate(text if len(text) < 50 else text[:47] + "...", (0, place), xycoords=("axes fraction", "data"),
+                       xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, color="#a03020")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if number(value) else ""
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
