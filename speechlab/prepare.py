@@ -2,7 +2,7 @@
 
     python -m speechlab.prepare NAME --from downloads/NAME --to data/NAME --nj 4
 
-A corpus of images (its module says ``KIND = "images"``) is packed by speechlab/data/images.py. For speech:
+A corpus of images (its module says ``KIND = "images"``) is packed by speechlab/data/image_pack.py. For speech:
 
 The corpus's module (speechlab/corpora/NAME.py) says what is said where; here is done what all corpora share: text is
 normalised, every file is decoded once and what can't be used is listed and left out, speakers are kept apart, and
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechlab.corpora.cuts import threaded
 from speechlab.data.check import check_audio
-from speechlab.data.images import show_pack, write_pack
+from speechlab.data.image_pack import show_pack, write_pack
 from speechlab.data.manifests import write_splits
 from speechlab.data.text import normalise
 from speechlab.errors import UserError, cli

@@ -3,7 +3,7 @@
 A corpus module offers ``ABOUT`` and ``LICENSE`` (a line each), ``fetch(root) -> folder`` and
 ``prepare(folder, out, nj=1, **options) -> {split: CutSet}``. A corpus of images says ``KIND = "images"`` and returns
 ``({split: (images, labels) or (images, labels, ids)}, names of the classes)``, see ``write_pack`` in
-speechlab/data/images.py. Modules are imported when they are asked for.
+speechlab/data/image_pack.py. Modules are imported when they are asked for.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import UserError
 
-# As speechlab.data.images.write_pack takes them: images, labels and ids by split, and the names of the classes.
+# As speechlab.data.image_pack.write_pack takes them: images, labels and ids by split, and the names of the classes.
 Made = tuple[dict[str, tuple], list[str]]
 
 

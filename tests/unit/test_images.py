@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechlab.data import images
+from speechlab.data import image_pack
 from speechlab.data.images import ImageLoader, Pack, to_float, write_pack
 from speechlab.errors import UserError
 
@@ -243,6 +243,6 @@ def test_the_header_is_as_long_for_any_count():
     lengths = set()
     for count in (1, 99999, 10**12):
         file = io.BytesIO()
-        images._header(file, count, (28, 28, 1))
+        image_pack._header(file, count, (28, 28, 1))
         lengths.add(file.tell())
     assert len(lengths) == 1
