@@ -1,0 +1,124 @@
+"""mnist from nothing to a scored classifier, on drawn shapes."""
+
+import csv
+import json
+
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+TASK, OPTIONS = "mnist", ("--corpus", "synthetic", "--config", "conf/tiny.yaml")
+
+
+def records(exp, kind):
+    return [r for line in (exp / "metrics.jsonl").read_text().splitlines() if (r := json.loads(line))["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def trained(lab):
+    """The recipe run once from end to end."""
+    status, output = lab.run(TASK, *OPTIONS, "--nj", "2")
+    assert status == 0, output
+    return lab, lab.root / "egs" / TASK / "exp" / "synthetic_tiny", output
+
+
+def test_it_learns_and_says_so(trained):
+    lab, exp, output = trained
+    rows = {(r["method"], r["metric"]): r for r in json.loads((exp / "results.json").read_text())}
+    assert set(rows) == {(method, metric) for method in ("plain", "tta") for metric in ("accuracy", "error")}
+    for (_, metric), row in rows.items():
+        assert row["value"] > 95 if metric == "accuracy" else row["value"] < 5, output
+        assert row["ci_low"] <= row["value"] <= row["ci_high"] and row["unit"] == "%"
+        assert row["n"] == 500 and row["n_failed"] == 0 and row["list_hash"]
+    epochs = records(exp, "epoch")
+    assert epochs[-1]["valid_error"] < 5 and epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    assert "grad_norm/conv1" in epochs[0] and "dead/conv7" in epochs[0]
+    assert "accuracy" in (exp / "results.txt").read_text() and "accuracy" in output
+
+
+def test_what_a_run_leaves(trained):
+    lab, exp, _ = trained
+    for name in ("config.yaml", "env.json", "train.log", "metrics.jsonl", "curves.png", "results.txt", "results.json",
+                 "checkpoints/final.pt", "layers/epoch-01.png"):
+        assert (exp / name).stat().st_size > 0, name
+    assert list((exp / "tensorboard").glob("events*"))
+    for method in ("plain", "tta"):
+        folder = exp / "decode" / method / "test"
+        assert len((folder / "pred.jsonl").read_text().splitlines()) == 500
+        counts = json.loads((folder / "confusion.json").read_text())["counts"]
+        assert sum(map(sum, counts)) == 500 and (folder / "worst.txt").exists()
+    with open(lab.root / "egs" / TASK / "params_table.csv", encoding="utf-8-sig") as file:
+        (row,) = csv.DictReader(file)
+    assert row["model"] == "speechlab.models.images:DigitCNN" and row["batch"] == "32"
+
+
+def test_again_there_is_nothing_to_do(trained):
+    lab, exp, _ = trained
+    before = {p: p.stat().st_mtime_ns for p in exp.rglob("*.pt")}
+    status, output = lab.run(TASK, *OPTIONS)
+    assert status == 0 and "speechlab.train" not in output and len(output.splitlines()) < 12, output
+    assert {p: p.stat().st_mtime_ns for p in exp.rglob("*.pt")} == before
+
+
+def test_other_views_do_not_train_anew(trained):
+    lab, exp, _ = trained
+    status, output = lab.run(TASK, *OPTIONS, "--set", "decode.tta=flip", "--dry_run")
+    assert status == 0 and "decode.tta=flip" in output, output
+    status, output = lab.run(TASK, *OPTIONS, "--set", "model.dropout=0.5")
+    assert status != 0 and "--tag" in output and "Traceback" not in output, output
+
+
+@pytest.mark.parametrize(("config", "sets"), [
+    ("logistic", ()), ("hidden", ("optim.name=rmsprop", "optim.lr=1e-3", "loss.name=mse")),
+    ("deep", ("model.activation=sigmoid", "optim.name=muon", "optim.lr=5e-3")), ("mlp", ("model.hidden=[64]",)),
+])
+def test_every_config_runs(trained, config, sets):
+    lab, _, _ = trained
+    words = [word for text in ("train.epochs=1", "train.accum=1", *sets) for word in ("--set", text)]
+    status, output = lab.run(TASK, "--corpus", "synthetic", "--config", f"conf/{config}.yaml", *words)
+    assert status == 0, output
+    exp = lab.root / "egs" / TASK / "exp" / f"synthetic_{config}"
+    rows = {r["metric"]: r["value"] for r in json.loads((exp / "results.json").read_text())}
+    assert 0 <= rows["accuracy"] <= 100 and (exp / "layers" / "epoch-01.png").exists()
+
+
+def test_a_folder_of_ones_own(trained, tmp_path):
+    lab, _, _ = trained
+    for n in range(60):
+        for name, box in (("circle", "ellipse"), ("square", "rectangle")):
+            picture = Image.new("L", (40, 40), 20 + n)
+            getattr(ImageDraw.Draw(picture), box)((8 + n % 5, 8, 28 + n % 5, 30), fill=220)
+            (tmp_path / "my pictures" / name).mkdir(parents=True, exist_ok=True)
+            picture.save(tmp_path / "my pictures" / name / f"{n}.png")
+    status, output = lab.run(TASK, "--corpus", "folder", "--data_dir", str(tmp_path / "my pictures"), "--config",
+                             "conf/tiny.yaml", "--set", "data.batch_size=16")
+    assert status == 0, output
+    (exp,) = (lab.root / "egs" / TASK / "exp").glob("my pictures-*_tiny")
+    rows = {r["method"]: r for r in json.loads((exp / "results.json").read_text()) if r["metric"] == "accuracy"}
+    (data,) = (lab.root / "egs" / TASK / "data").glob("my pictures-*")
+    about = json.loads((data / "images.json").read_text())
+    assert about["classes"] == ["circle", "square"] and about["size"] == [28, 28]
+    assert rows["plain"]["n"] == about["splits"]["test"]["count"] > 0
+
+
+def test_all_configs_and_sweeps_are_valid(lab):
+    """Every key of every sweep is one of its config's."""
+    from speechlab.config import load
+
+    for task in ("mnist", "cifar10"):
+        folder = lab.root / "egs" / task
+        for path in (folder / "conf").glob("*.yaml"):
+            assert load(path).task == "image"
+        for path in (folder / "conf" / "sweep").glob("*.yaml"):
+            sweep = yaml.safe_load(path.read_text())
+            trials = [*sweep.get("experiments", {}).values(),
+                      *({key: value} for key, values in sweep.get("grid", {}).items() for value in values)]
+            for trial in trials:
+                load(folder / sweep["config"], [f"{k}={json.dumps(v)}" for k, v in {**sweep.get("base", {}),
+                                                                                   **trial}.items()])
+
+
+def test_wrong_options(lab):
+    for options, says in ((("--corpus", "folder"), "needs --data_dir"), (("--corpus", "minst"), "did you mean mnist")):
+        status, output = lab.run(TASK, *options)
+        assert status != 0 and says in output and "Traceback" not in output, output
