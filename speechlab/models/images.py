@@ -230,7 +230,7 @@ class ResidualBlock(nn.Module):
 
 class ResNet18(nn.Module):
     """ResNet-18 for 32 x 32: ImageNet's first 7 x 7 convolution and pooling would leave nothing of such small pictures,
-    so that a 3 x 3 of stride 1 takes their place. 11.2 M parameters, 556 M multiply-adds.
+    so that a 3 x 3 of stride 1 takes their place. 11.2 M parameters, 555 M multiply-adds.
 
     Args:
         width: channels of the first of four stages; each further one has twice as many. blocks: in each stage.

@@ -84,6 +84,8 @@ def _loss(panel: Any, steps: list[dict], epochs: list[dict]) -> None:
 def _rates(panel: Any, epochs: list[dict]) -> None:
     """Every ``valid_<metric>`` but the loss; the best epoch of each is named."""
     names = sorted({key for record in epochs for key in record if key.startswith("valid_") and key != "valid_loss"})
+    if "valid_error" in names and "valid_accuracy" in names:
+        names.remove("valid_accuracy")  # the same, turned over: 0.3 % wrong is seen better than 99.7 % right
     error_rates = True
     for name, colour in zip(names, (_VALID, _TRAIN, GREEN, VIOLET, _GREY)):
         x, y = series(epochs, name)
@@ -92,14 +94,20 @@ def _rates(panel: Any, epochs: list[dict]) -> None:
         label = name.removeprefix("valid_").upper()
         lower = label in ("CER", "WER", "PER", "EER", "ERROR") or label.endswith("ER")
         error_rates &= lower
-        best = min(y) if lower else max(y)
+        best = min(y) if lower or label == "PERPLEXITY" else max(y)
         panel.plot(x, y, color=colour, marker="o", ms=4, lw=1.8, label=f"{label} (best {best:.4g})")
         panel.plot(x[y.index(best)], best, marker="*", ms=14, color=colour)
     if not panel.lines:
         panel.text(0.5, 0.5, "no validation yet", ha="center", transform=panel.transAxes, color=_GREY)
     else:
         panel.legend(frameon=False, fontsize=9)
-        if error_rates:
+        if names == ["valid_error"]:
+            y = series(epochs, "valid_error")[1]
+            if min(y) > 0 and max(y) > 10 * min(y):
+                _logarithmic(panel)  # from 10 % to 0.3 %
+            else:
+                panel.set_ylim(0, max(max(y) * 1.1, 0.1))
+        elif error_rates:
             panel.set_ylim(0, 105)  # insertions can take a rate over 100 %, but only while there is nothing to see
     shown = [name.removeprefix("valid_").upper() for name in names]
     panel.set_title("Validation " + ", ".join(shown) if shown else "Validation")
