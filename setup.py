@@ -92,6 +92,7 @@ setup(
     license="MIT",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["speechlab", "speechlab.*"]),
+    package_data={"speechlab.reporting": ["page.css", "page.js"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

@@ -1,6 +1,7 @@
 """Rebuild a recipe's pictures and tables: ``python -m speechlab.report egs/aishell_asr``.
 
-Draws exp/*/curves.png, writes params_table.csv (every setting), results_table.md and results_table.png (every result).
+Draws exp/*/curves.png, writes params_table.csv (every setting), results_table.md and results_table.png (every result),
+exp/*/report.html (an experiment) and report.html (all of them).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import argparse
 from pathlib import Path
 
 from speechlab.errors import UserError, cli
+from speechlab.files import write_text
+from speechlab.reporting import html
 from speechlab.reporting.curves import draw
 from speechlab.reporting.summary import write_summary
 from speechlab.reporting.table import experiments, write_table
@@ -24,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"no experiment in {args.recipe / 'exp'}: is {args.recipe} a recipe, and was it run?")
     for folder in folders:
         print(draw(folder) or f"{folder}: no metrics.jsonl with anything to draw")
+        write_text(folder / "report.html", html.experiment_page(folder))
     print(f"{write_table(args.recipe)}: {len(folders)} experiments")
+    print(html.write_recipe(args.recipe))
     text = write_summary(args.recipe)
     print(f"{args.recipe / 'results_table.md'}:\n\n{text}", end="")
     return 0

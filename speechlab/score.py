@@ -22,6 +22,7 @@ from pathlib import Path
 from speechlab.data import pinyin
 from speechlab.errors import UserError, cli
 from speechlab.files import write_json, write_text
+from speechlab.reporting import html
 from speechlab.reporting.curves import draw
 from speechlab.reporting.metrics import corpus_of, read_json
 from speechlab.reporting.table import write_table
@@ -200,6 +201,7 @@ def _report(exp: Path) -> None:
         write_table(exp.parent.parent)
     else:
         print(f"{exp} is not in a recipe's exp/: params_table.csv is left as it is")
+    html.write(exp)
 
 
 def _sclite(exp: Path, metric: str) -> int:

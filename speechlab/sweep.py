@@ -34,7 +34,7 @@ from typing import Any
 
 from speechlab import config as configs
 from speechlab.errors import UserError, cli
-from speechlab.reporting import sweeps
+from speechlab.reporting import html, sweeps
 from speechlab.reporting.sweeps import DONE, FAILED, INTERRUPTED, TO_DO, Trial
 from speechlab.reporting.table import write_table
 from speechlab.training.sweep_file import Sweep, read, setting
@@ -246,7 +246,7 @@ class Runner:
     def _run(self, trial: Trial, *more: str) -> tuple[int, str]:
         """One run of run.sh, its output shown and logged; its status and the output's end."""
         threads = {"OMP_NUM_THREADS": str(max(1, len(self.recipe.cores) // self.recipe.nj))}
-        env = {**os.environ, **(threads if self.recipe.nj > 1 else {})}
+        env = {**os.environ, "SPEECHLAB_IN_SWEEP": "1", **(threads if self.recipe.nj > 1 else {})}
         log = self.folder / "log" / f"{trial.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         tail: list[str] = []
@@ -309,8 +309,8 @@ def run(sweep: Sweep, recipe: Recipe) -> int:
         if sweep.optuna:
             sweep.optuna.save()
         text = sweeps.write(recipe.folder, sweep.name, sweep.about, sweep.trials, sweep.metric)
-        table = write_table(recipe.folder)
-        print(f"\n{text}\n{recipe.folder / f'sweep_{sweep.name}.csv'}, .png, {table.name}", flush=True)
+        table, page = write_table(recipe.folder), html.write_recipe(recipe.folder)
+        print(f"\n{text}\n{recipe.folder / f'sweep_{sweep.name}.csv'}, .png, {table.name}, {page.name}", flush=True)
     failed = [trial for trial in sweep.trials if trial.status == FAILED]
     if stopped:
         print("interrupted: the same command goes on", file=sys.stderr)

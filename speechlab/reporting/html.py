@@ -1,0 +1,210 @@
+"""report.html: an experiment, or all of a recipe, on one page that needs nothing but a browser.
+
+The page is one file: page.css and page.js are put into it, pictures are ``data:`` addresses, and its own security
+policy forbids every request. Tables are plain HTML (page_tables.py); curves, confusion matrix and galleries are drawn
+by page.js from one block of JSON, here called the page:
+
+    kind        "experiment" or "recipe"
+    runs        name, selected, axes {"steps"|"epochs": {"step", "epoch", "minutes"}}, decoded (mistakes.py), layers,
+                config and environment as [key, value] rows; of a recipe, the best run first
+    charts      title, log, lower (is better), series: run, axis, label, colour, light, y
+    pictures    address by name
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from speechlab.files import write_text
+from speechlab.reporting.experiment import Experiment
+from speechlab.reporting.metrics import corpus_of, lower_is_better, number, series
+from speechlab.reporting.page_tables import duration, esc, experiments_table, options, results_table
+from speechlab.reporting.table import experiments, sweep_status
+
+_HERE = Path(__file__).parent
+_SELECTED = 8  # curves that are shown at first
+
+
+def write(exp: Path) -> None:
+    """Write ``exp/report.html`` and, where exp lies in a recipe, the recipe's."""
+    exp = Path(exp).resolve()
+    write_text(exp / "report.html", experiment_page(exp))
+    # A sweep writes its recipe's page once, at its end.
+    if exp.parent.name == "exp" and not os.environ.get("SPEECHLAB_IN_SWEEP"):
+        write_recipe(exp.parent.parent)
+
+
+def write_recipe(recipe: Path) -> Path:
+    """Write ``recipe/report.html`` and return its path."""
+    path = Path(recipe).resolve() / "report.html"
+    write_text(path, recipe_page(path.parent))
+    return path
+
+
+def experiment_page(exp: Path) -> str:
+    """The HTML of an experiment's page."""
+    pictures: dict[str, str] = {}
+    one = Experiment(exp, 500, 120, pictures, with_layers=True)
+    page = {"kind": "experiment", "runs": [one.data()], "charts": _charts_of_one(one), "pictures": pictures}
+    status = sweep_status(exp)
+    facts = [*((f"{value:.2f} %" if _percent(one) else f"{value:.4g}", name) for name, value in one.figures().items()),
+             *([(f"{one.best:.4g}", f"best {one.metric}")] if one.best is not None else []),
+             *([(f"{one.env['parameters'] / 1e6:.2f} M", "parameters")] if number(one.env.get("parameters")) else []),
+             *([(str(len(one.epochs)), "epochs")] if one.epochs else []),
+             *([(duration(one.seconds), "training")] if one.seconds else [])]
+    recipe = exp.parent.parent
+    up = f'<a href="../../report.html">{esc(recipe.name)}</a>' if exp.parent.name == "exp" else esc(exp.parent.name)
+    about = [part for part in (corpus_of(exp), str(one.env.get("device") or ""), status) if part]
+    body = [_head(one.name, f"An experiment of {up}. {esc(', '.join(about))}"), _facts(facts)]
+    if one.results:
+        body.append(_section("results", "Results", results_table([one])))
+    if page["charts"]:
+        body.append(_section("curves", "Curves", _controls() + '<div class="charts" id="charts"></div>'))
+    body.append(_one())
+    return _whole(f"{one.name}, {recipe.name}", body, page)
+
+
+def recipe_page(recipe: Path) -> str:
+    """The HTML of a recipe's page."""
+    pictures: dict[str, str] = {}
+    folders = experiments(recipe)
+    shown = 24 if len(folders) <= 30 else 10
+    runs = sorted((Experiment(path, 200, shown, pictures, with_layers=False) for path in folders),
+                  key=lambda one: one.rank)
+    page: dict[str, Any] = {"kind": "recipe", "runs": [one.data() for one in runs], "charts": _charts(runs),
+                            "pictures": pictures}
+    drawn = [i for i, one in enumerate(runs) if one.epochs or one.steps][:_SELECTED]
+    for i, data in enumerate(page["runs"]):
+        data["selected"] = i in drawn
+    corpora = sorted({corpus_of(path) for path in folders} - {""})
+    count = f"{len(runs)} experiment{'s' * (len(runs) != 1)}" + (f" on {esc(', '.join(corpora))}" if corpora else "")
+    body = [_head(recipe.name, count + ". The best first.")]
+    if not runs:
+        return _whole(recipe.name, [*body, "<p>Nothing was run yet: ./run.sh</p>"], page)
+    body.append(_section("experiments", "Experiments", experiments_table(recipe, runs, drawn)))
+    if page["charts"]:
+        body.append(_section("curves", "Curves", _controls() + '<div class="charts" id="charts"></div>'))
+    if any(one.results for one in runs):
+        body.append(_section("results", "Results", results_table(runs)))
+    choice = f'<select id="run">{options([one.name for one in runs])}</select>'
+    body.append(_section("one", "One experiment", f'<div class="controls"><label>Experiment {choice}</label></div>'))
+    body.append(_one())
+    return _whole(f"{recipe.name}: experiments", body, page)
+
+
+# -- curves ---------------------------------------------------------------------------------------------------------
+
+
+def _charts_of_one(one: Experiment) -> list[dict[str, Any]]:
+    """Loss, validation figures, learning rate, gradient norm, speed; then a chart for each family of layers."""
+    charts = []
+
+    def add(title: str, *parts: tuple[str, str, str, bool], log: bool = False) -> None:
+        found = [one.curve(key, 0, axis, label, place, light) for place, (key, axis, label, light) in enumerate(parts)]
+        lines = [line for line in found if line]
+        if lines:
+            charts.append({"title": title, "log": log, "lower": lower_is_better(title), "series": lines})
+
+    keys = list(dict.fromkeys(key for record in one.epochs for key in record))
+    losses = [*series(one.steps, "loss")[1], *series(one.epochs, "valid_loss")[1]]
+    add("Loss", ("loss", "steps", "train, steps", True), ("train_loss", "epochs", "train, epochs", False),
+        ("valid_loss", "epochs", "validation", False), log=_wide(losses))
+    for key in sorted((key for key in keys if key.startswith("valid_") and key != "valid_loss"),
+                      key=lambda key: key != one.metric):
+        add(f"Validation {key.removeprefix('valid_')}", (key, "epochs", key, False),
+            log=lower_is_better(key) and _wide(series(one.epochs, key)[1]))
+    add("Learning rate", ("lr", "steps" if one.steps else "epochs", "lr", False))
+    norms = series(one.steps, "grad_norm")[1]
+    add("Gradient norm, before clipping", ("grad_norm", "steps", "grad_norm", False), log=_wide(norms))
+    for axis, records in (("steps", one.steps), ("epochs", one.epochs)):
+        families: dict[str, list[str]] = {}
+        for key in dict.fromkeys(key for record in records for key in record if "/" in key):
+            families.setdefault(key.partition("/")[0], []).append(key)
+        for family, members in families.items():
+            wide = family.startswith("grad") and _wide([v for key in members for v in series(records, key)[1]])
+            add(f"{family.replace('_', ' ')} by layer, {axis}",
+                *((key, axis, key.partition("/")[2], False) for key in members), log=wide)
+    add("Items a second", ("items_per_s", "steps", "items_per_s", False))
+    return charts
+
+
+def _charts(runs: Sequence[Experiment]) -> list[dict[str, Any]]:
+    """A chart a figure, with a line a run; what runs are judged by comes first."""
+    judged = dict.fromkeys(one.metric for one in runs if one.metric)
+    valid = dict.fromkeys(key for one in runs for record in one.epochs for key in record if key.startswith("valid_"))
+    charts = []
+    zooms = ("loss", "error", "er", "norm")  # by how their names end: what falls by factors
+    for key, axis in [*((key, "epochs") for key in [*judged, *(k for k in valid if k not in judged)]),
+                      *((key, "epochs") for key in ("train_loss",) if key not in judged),
+                      ("loss", "steps"), ("lr", "steps"), ("grad_norm", "steps"), ("items_per_s", "steps")]:
+        lines = [line for i, one in enumerate(runs) if (line := one.curve(key, i, axis, one.name, i))]
+        if lines:
+            log = key.endswith(zooms) and _wide([value for line in lines for value in line["y"] if value is not None])
+            charts.append({"title": key + (", steps" if axis == "steps" else ""), "log": log,
+                           "lower": lower_is_better(key), "series": lines})
+    return charts
+
+
+def _wide(values: Sequence[float]) -> bool:
+    """Whether a logarithmic axis shows more: else a run's first steps press the rest of it flat."""
+    return bool(values) and min(values) > 0 and max(values) > 10 * statistics.median(values)
+
+
+# -- HTML -----------------------------------------------------------------------------------------------------------
+
+
+def _head(title: str, about: str) -> str:
+    return (f'<header><div><h1>{esc(title)}</h1><p class="soft">{about}</p></div>'
+            '<button type="button" id="theme" title="light or dark">&#9680;</button></header>')
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+    items = "".join(f"<li><b>{esc(value)}</b><span>{esc(name)}</span></li>" for value, name in facts)
+    return f'<ul class="figures">{items}</ul>'
+
+
+def _section(name: str, title: str, content: str) -> str:
+    return f'<section id="{name}"><h2>{esc(title)}</h2>{content}</section>'
+
+
+def _controls() -> str:
+    buttons = "".join(f'<button type="button" data-x="{x}" aria-pressed="{str(x == "epoch").lower()}">{x}</button>'
+                      for x in ("epoch", "step", "minutes"))
+    return (f'<div class="controls"><span>over {buttons}</span><label>smooth steps <input type="range" id="smooth" '
+            'min="1" max="50" value="1"></label><label><input type="checkbox" id="log"> log scale</label></div>'
+            "<noscript><p>Curves and pictures are drawn by this page's script, which is switched off.</p></noscript>")
+
+
+def _one() -> str:
+    """Where page.js shows one experiment."""
+    return ('<section id="mistakes" hidden><h2>Mistakes</h2><div class="controls"><label>Test set, method '
+            '<select id="decoded"></select></label></div><div class="card" id="decoding"></div></section>'
+            '<section id="layers" hidden><h2>Layers</h2><div class="card"></div></section>'
+            '<section><h2>Config and environment</h2><details open><summary>Config</summary><div class="card" '
+            'id="config"></div></details><details><summary>Environment</summary><div class="card" id="environment">'
+            "</div></details></section>")
+
+
+def _percent(one: Experiment) -> bool:
+    return any(row["metric"] == one.main and row.get("unit") == "%" for row in one.results)
+
+
+def _whole(title: str, body: Sequence[str], page: dict[str, Any]) -> str:
+    """The document. ``</`` can't end the JSON's element early, and the policy allows nothing from elsewhere."""
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    data = json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return "\n".join([
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src "
+        "'unsafe-inline'; script-src 'unsafe-inline'\">",
+        '<meta name="viewport" content="width=device-width, initial-scale=1">', f"<title>{esc(title)}</title>",
+        f"<style>\n{style}</style>\n</head>\n<body>\n<main>", *body,
+        '<p class="soft">Made by <code>python -m speechlab.report</code> from the files that each run left.</p>',
+        f'</main>\n<script type="application/json" id="data">{data}</script>\n<script>\n{script}</script>\n</body>',
+        "</html>\n"])
