@@ -24,6 +24,7 @@ log = logging.getLogger("speechlab")
 JUDGED = 1000  # images in a batch that is judged
 WATCHED = 512  # images on which units are found dead
 DRAWN = 5  # images whose feature maps are drawn
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,9 @@ class DataConfig:
 
     batch_size: images of one batch; a step takes ``train.accum`` of them. augment: changes of training images.
     whiten: training images on which a layer is measured before training, where the model has one (FastNet).
-    calibrate: with ``train.ema``, after each epoch BatchNorm's means are measured anew on so many training images:
-    those of the weights in motion do not fit their average (Izmailov et al. 2018, arXiv 1803.05407).
+    calibrate: before judging, BatchNorm's means are measured anew on so many training images: running ones lag behind
+    the weights, do not fit their average (``train.ema``; Izmailov et al. 2018, arXiv 1803.05407), and would depend on
+    how many processes share a step. 0 keeps the running ones.
     resident: the training images lie on the device (a GPU) instead of being copied there batch by batch.
     """
 
@@ -165,7 +167,7 @@ class ImageTask:
         return {f"grad_norm/{name}": norm for name, norm in layers.gradient_norms(self.model).items()}
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        if self.config.train.ema and self.config.data.calibrate:
+        if self.config.data.calibrate and any(isinstance(m, BATCH_NORM) for m in model.modules()):
             self._calibrate(model)
         total = count = wrong = 0.0
         for batch in self.valid.batches() if self.valid else ():

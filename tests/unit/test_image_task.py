@@ -1,6 +1,9 @@
 """The task image: losses by hand, what it says of its layers, training with resume, prediction from several views."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from image_helper import CLASSES, make_pack, pictures
 from torch import nn
 
 from speechlab import decode
-from speechlab.config import from_dict, override
+from speechlab.config import dump, from_dict, override
 from speechlab.data.augment import seed_everything
 from speechlab.data.images import write_pack
 from speechlab.errors import UserError
@@ -23,6 +26,7 @@ from speechlab.training.distributed import World
 from speechlab.training.loop import REQUEUE, Trainer
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def config(**sections):
@@ -44,7 +48,8 @@ def train(pack_folder, exp, stop_at=0, **sections):
     exp.mkdir(parents=True, exist_ok=True)
     seed_everything(1)
     task = ImageTask(conf, pack_folder, CPU)
-    trainer = Trainer(task, task.loader(), conf.train, conf.optim, exp, World(0, 1, CPU), {"env": {}})
+    loader = task.loader(accum=conf.train.accum)
+    trainer = Trainer(task, loader, conf.train, conf.optim, exp, World(0, 1, CPU), {"env": {}})
     original, calls = task.loss, []
 
     def loss(batch, which):
@@ -114,6 +119,20 @@ def test_interrupted_and_resumed_is_bit_identical(trained, pack, tmp_path):
     whole, again = (checkpoint.load(e / "checkpoints" / "final.pt")["model"] for e in (exp, tmp_path / "again"))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert [r["loss"] for r in records(exp, "step")] == [r["loss"] for r in records(tmp_path / "again", "step")]
+
+
+def test_two_processes_are_one(pack, tmp_path):
+    """BatchNorm included: each place of a step has its own statistics, and the judged ones are measured anew."""
+    sections = {"train": {"accum": 2, "epochs": 2}}
+    assert train(pack, tmp_path / "one", **sections)[1] == 0
+    (tmp_path / "net.yaml").write_text(dump(config(**sections)))
+    done = subprocess.run(
+        [sys.executable, "-m", "speechlab.train", str(tmp_path / "net.yaml"), "--data", str(pack), "--exp",
+         str(tmp_path / "two")], text=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stdout + done.stderr  # starts a second process where there is a second core
+    one, two = (checkpoint.load(tmp_path / name / "checkpoints" / "final.pt")["model"] for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_without_a_dev_split_the_last_epoch_counts(tmp_path):
