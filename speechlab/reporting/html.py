@@ -78,7 +78,7 @@ def recipe_page(recipe: Path) -> str:
                   key=lambda one: one.rank)
     page: dict[str, Any] = {"kind": "recipe", "runs": [one.data() for one in runs], "charts": _charts(runs),
                             "pictures": pictures}
-    drawn = [i for i, one in enumerate(runs) if one.epochs or one.steps][:_SELECTED]
+    drawn = [i for i, one in enumerate(runs) if one.epochs][:_SELECTED]  # one that failed at once says little
     for i, data in enumerate(page["runs"]):
         data["selected"] = i in drawn
     corpora = sorted({corpus_of(path) for path in folders} - {""})
@@ -121,14 +121,17 @@ def _charts_of_one(one: Experiment) -> list[dict[str, Any]]:
     add("Learning rate", ("lr", "steps" if one.steps else "epochs", "lr", False))
     norms = series(one.steps, "grad_norm")[1]
     add("Gradient norm, before clipping", ("grad_norm", "steps", "grad_norm", False), log=_wide(norms))
+    families: dict[str, tuple[str, list[str]]] = {}  # of keys such as dead/conv1; from the steps if they are there
     for axis, records in (("steps", one.steps), ("epochs", one.epochs)):
-        families: dict[str, list[str]] = {}
         for key in dict.fromkeys(key for record in records for key in record if "/" in key):
-            families.setdefault(key.partition("/")[0], []).append(key)
-        for family, members in families.items():
-            wide = family.startswith("grad") and _wide([v for key in members for v in series(records, key)[1]])
-            add(f"{family.replace('_', ' ')} by layer, {axis}",
-                *((key, axis, key.partition("/")[2], False) for key in members), log=wide)
+            kept, members = families.setdefault(key.partition("/")[0], (axis, []))
+            if kept == axis:
+                members.append(key)
+    for family, (axis, members) in families.items():
+        records = one.steps if axis == "steps" else one.epochs
+        wide = family.startswith("grad") and _wide([v for key in members for v in series(records, key)[1]])
+        add(f"{family.replace('_', ' ').capitalize()} by layer",
+            *((key, axis, key.partition("/")[2], False) for key in members), log=wide)
     add("Items a second", ("items_per_s", "steps", "items_per_s", False))
     return charts
 

@@ -53,7 +53,7 @@ function short(value) {
   if (value === null || value === undefined) return "";
   const size = Math.abs(value);
   if (value === 0) return "0";
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replace("e+", "e");
+  if (size >= 1e5 || size < 1e-4) return value.toExponential(1).replace("e+", "e");
   return String(Number(value.toPrecision(4)));
 }
 
@@ -266,8 +266,8 @@ function card(item) {
   if (item.picture) figure.append(make("img", { src: page.pictures[item.picture], alt: `${item.ref}, taken for ${item.hyp}` }));
   const took = make("div", { class: "took" }, `${item.ref} \u2192 `);
   took.append(make("i", {}, item.hyp));
-  figure.append(took, make("div", { class: "soft" }, `${(100 * item.prob).toFixed(1)} %`
-    + (item.prob_ref === null ? "" : `; ${item.ref}: ${(100 * item.prob_ref).toFixed(1)} %`)));
+  figure.append(took, make("div", { class: "soft" }, `${(100 * item.prob).toFixed(1)} %`));
+  if (item.prob_ref !== null) figure.append(make("div", { class: "soft" }, `${item.ref} ${(100 * item.prob_ref).toFixed(1)} %`));
   return figure;
 }
 

@@ -51,7 +51,7 @@ def experiments_table(recipe: Path, runs: Sequence[Experiment], drawn: Sequence[
     columns, rows = build(recipe)
     by_name = {row["experiment"]: {**row, "corpus": corpus_of(recipe / "exp" / row["experiment"])} for row in rows}
     keys = ["corpus", *CORE[1:6], *(key for key in columns[columns.index(RUN[-1]) + 1:] if key != "status")]
-    settings = [key for key in keys if len({row[key] for row in by_name.values()}) > 1]
+    settings = [key for key in keys if len({row[key] for row in by_name.values() if row[key] or key != "corpus"}) > 1]
     figures = list(dict.fromkeys(name for one in runs for name in one.figures()))
     top = {name: (min if lower_is_better(name) else max)(one.figures()[name] for one in runs if name in one.figures())
            for name in figures}
@@ -64,19 +64,20 @@ def experiments_table(recipe: Path, runs: Sequence[Experiment], drawn: Sequence[
         ticked = " checked" if i in drawn else ""
         cells = [f'<td><label><input type="checkbox" value="{i}" aria-label={quoted("show " + one.name)}{ticked}> '
                  f'<span class="swatch" data-colour="{i}"></span></label></td>',
-                 f'<td class="name" data-sort={quoted(one.name)}><a href={quoted(_link(one))}>{esc(one.name)}</a></td>',
-                 *(cell(row[key], kind="" if row[key] in ("", "done") else "failed") for key in status)]
+                 f'<td class="name" data-sort={quoted(one.name)}><a href={quoted(_link(one))}>'
+                 f"{esc(one.name).replace('_', '_<wbr>')}</a></td>"]
         cells += [_number(one.figures().get(name), ".2f", "best" if one.figures().get(name) == top[name] else "")
                   for name in figures]
         cells += [_number(one.best if one.metric == metric else None, ".4g") for metric in metrics]
         cells += [_number(one.env.get("parameters"), ",.0f"),
-                  cell(duration(one.seconds) if one.seconds else "", kind="num", data_sort=one.seconds)]
+                  cell(duration(one.seconds) if one.seconds else "", kind="num", data_sort=one.seconds),
+                  *(cell(row[key], kind="" if row[key] in ("", "done") else "failed") for key in status)]
         best = by_name[runs[0].name]
         cells += [cell(row[key].rpartition(":")[2] if key == "model" else row[key], data_key=key, title=row[key],
                        kind="diff" if row[key] != best[key] else "") for key in settings]
         lines.append(f'<tr data-run="{i}">{"".join(cells)}</tr>')
     buttons = [(name, f'<button type="button">{esc(name)}</button>') for name in
-               ("experiment", *status, *numbers, *settings)]
+               ("experiment", *numbers, *status, *settings)]
     head = "".join(f'<th{" class=num" if name in numbers else ""}>{button}</th>' for name, button in buttons)
     choices = "".join(f'<button type="button" data-select="{value}">{text}</button> '
                       for value, text in (("best", "best 5"), ("all", "all"), ("none", "none")))

@@ -183,9 +183,10 @@ def draw(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: s
                 _bar(right, place, [one.best for one in groups[label] if one.best is not None], failed[label],
                      colours.get(label), label == ranked[0])
             right.set_yticks(range(len(bars)), bars, fontsize=9)
-            right.set_ylim(len(bars) - 0.4, -0.6)
+            right.set_ylim(max(len(bars), 6) - 0.4, -0.6)
             right.grid(axis="y", visible=False)
-            right.set_xlim(1.2 * min(0, *means.values()), 1.2 * max(0, *means.values()) or 1)  # room for numbers
+            ends = [one.best for found in groups.values() for one in found if one.best is not None]
+            right.set_xlim(1.2 * min(0, *ends), 1.2 * max(0, *ends) or 1)  # room for numbers
             right.set_title(f"{name_of} of the best epoch ({'lower' if lower else 'higher'} is better)", fontsize=10)
             figure.suptitle(f"{recipe.resolve().name}, sweep {name}" + (f": {about}" if about else ""), fontsize=12)
             with atomic(path) as aside:
