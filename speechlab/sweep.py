@@ -226,7 +226,7 @@ class Runner:
         trial.seconds += elapsed
         if status in (REQUEUE, 130) or (status and self.stopped):
             trial.status, trial.reason = INTERRUPTED, "it goes on when the sweep is run again"
-            self.stopped = self.stopped or status
+            self.stopped = status if status == REQUEUE else self.stopped or status
         elif self.stopped and not output:
             trial.status = TO_DO
         elif status:

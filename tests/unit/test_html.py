@@ -64,6 +64,7 @@ def speech(recipe, name):
     exp = recipe / "exp" / name
     folder = exp / "decode" / "ctc_greedy" / "test"
     folder.mkdir(parents=True)
+    (exp / "env.json").write_text("{}")
     (folder / "hyp.jsonl").write_text('{"id": "a", "ref": "x", "hyp": "y"}\n')
     (folder / "worst.txt").write_text(
         "1. hsk_1  CER 75.0 %  S 1  D 1  I 1  of 3\n"
@@ -261,7 +262,7 @@ class TestInABrowser:
 
     @pytest.mark.parametrize("width", [360, 1280])
     def test_recipe(self, recipe, tmp_path, width):
-        speech(recipe, "words_" + "long_" * 12 + "name")
+        speech(recipe, "words_" + "long_" * 12 + "n" + "a" * 80 + "me")
         saw = browse(html.recipe_page(recipe), width, tmp_path)
         assert saw["fault"] == "" and saw["wide"] <= 0
         assert (saw["lines"], saw["without"], saw["all"]) == (2, 1, 2)

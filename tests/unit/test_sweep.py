@@ -208,7 +208,7 @@ def test_sigterm_is_for_a_scheduler(recipe):
     recipe.wait_for("waits")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
-    assert process.returncode in (85, 143)
+    assert process.returncode == 85
     assert [row["status"] for row in table(recipe)] == ["interrupted", "to do"]
 
 
@@ -273,7 +273,8 @@ def test_only_one_at_a_time(recipe):
 def test_names_and_settings(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("grid: {model.class: ['m.images:MLP', 'm.images:CNN'], train.lr: [1e-3, 0.5],\n"
-                    "  model.bn: [true, null], a.size: [[3, 3]], b.size: [1], config: [conf/x.yaml], data: [{flip: true}]}")
+                    "  model.bn: [true, null], a.size: [[3, 3]], b.size: [1], config: [conf/x.yaml],\n"
+                    "  data: [{flip: true}]}")
     names = [trial.name for trial in read(path).trials]
     assert names[0] == "MLP_lr1e-3_bn-true_a.size3-3_b.size1_x_flip-true" and len(set(names)) == 8
     assert setting("a", "sgd") == "a=sgd" and setting("a", "true") == 'a="true"' and setting("a", "1e-3") == "a=1e-3"
