@@ -28,6 +28,8 @@ CORE = [
     "tensorboard==2.21.0",  # the curves while training goes on
     "matplotlib==3.10.9" + OLD,
     "matplotlib==3.11.2" + NEW,  # curves.png
+    "pillow==12.3.0" + OLD,
+    "pillow==13.0.0" + NEW,  # reads and draws pictures (matplotlib brings it anyway)
     "kaldiio==2.18.1",  # ark/scp out to Kaldi and ESPnet and back (evaluation-only licence: for nothing else)
 ]
 
