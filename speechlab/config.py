@@ -229,7 +229,9 @@ def main(argv: list[str] | None = None) -> int:
         if dataclasses.is_dataclass(section):
             names[field.name] = section.name() if hasattr(section, "name") and callable(section.name) \
                 else f"{field.name}-{short_hash(section)}"
-    print(json.dumps({"resolved": to_dict(found), "names": names}, ensure_ascii=False))
+    # What keys are where nobody sets them: a key that is younger than a stage's record then changes nothing.
+    defaults = {f.name: to_dict(f.default) for f in dataclasses.fields(found) if dataclasses.is_dataclass(f.default)}
+    print(json.dumps({"resolved": to_dict(found), "names": names, "defaults": defaults}, ensure_ascii=False))
     return 0
 
 

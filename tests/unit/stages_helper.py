@@ -24,7 +24,7 @@ path, *rest = sys.argv[1:]
 open("config_was_resolved", "a").write("x")
 pairs = [line.split(": ", 1) for line in open(path, encoding="utf-8").read().split("\\n") if line]
 pairs += [word.split("=", 1) for flag, word in zip(rest, rest[1:]) if flag == "--set"]
-known = {"features.num_mel_bins", "model.d", "train.epochs", "train.max_minutes"}
+known = {"features.num_mel_bins", "features.dither", "model.d", "train.epochs", "train.max_minutes"}
 resolved = {"features": {}, "model": {}, "train": {}}
 for key, value in pairs:
     if key not in known:
@@ -32,7 +32,8 @@ for key, value in pairs:
         raise SystemExit(2)
     section, name = key.split(".")
     resolved[section][name] = json.loads(value)
-print(json.dumps({"resolved": resolved, "names": {"features": "fbank%d" % resolved["features"]["num_mel_bins"]}}))
+names = {"features": "fbank%d" % resolved["features"]["num_mel_bins"]}
+print(json.dumps({"resolved": resolved, "names": names, "defaults": {"features": {"dither": 0}}}))
 '''
 
 # work.py OUT [--from IN] [--say TEXT] [--status N] [--pause]: notes that it ran, then writes OUT. With --pause it waits

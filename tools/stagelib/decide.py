@@ -42,7 +42,7 @@ def decide(stage: Stage, plan: Plan, config: dict | None, record: dict | None) -
     absent = [path for path in stage.outputs if not os.path.exists(path)]
     reasons, keys = [], {}
     if record and "inputs" in record:
-        reasons, keys = state.changes(record, state.signature(stage, plan, config))
+        reasons, keys = state.changes(record, state.signature(stage, plan, config), state.defaults(stage, config))
     entered = plan.values["stage"] != ""
     status = record["status"] if record else ""
     if stage.train:

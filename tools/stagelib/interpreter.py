@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 from stagelib.plan import Plan, Stop, nearest
-from stagelib.state import write
+from stagelib.state import DEFAULTS, write
 from stagelib.terminal import say
 
 NEEDED = ("speechlab", "torch", "lhotse")  # lhotse: a PyTorch of one's own is common, and not enough
@@ -110,7 +110,8 @@ def _choose(plan: Plan, setup: bool) -> str:
 
 
 def resolved_config(plan: Plan) -> dict | None:
-    """The resolved config as nested dictionaries; None in a dry run that has no Python to resolve it.
+    """The resolved config as nested dictionaries, under ``state.DEFAULTS`` those of its defaults; None in a dry run
+    that has no Python to resolve it.
 
     Read from data/.cache, where recipe.sh finds the sections' names as well, or made by ``python -m speechlab.config``
     and kept there. A wrong config ends the run with that program's own line and status.
@@ -119,7 +120,8 @@ def resolved_config(plan: Plan) -> dict | None:
     cache = os.path.join("data", ".cache", f"config-{key}")
     try:
         with open(cache + ".json", encoding="utf-8") as file:
-            return json.load(file)["resolved"]
+            answer = json.load(file)
+            return {**answer["resolved"], DEFAULTS: answer.get("defaults", {})}
     except (OSError, ValueError, KeyError):
         pass
     if not os.path.isfile(config):
@@ -138,7 +140,7 @@ def resolved_config(plan: Plan) -> dict | None:
     try:
         answer = json.loads(done.stdout[done.stdout.index("{"):])
         names = "".join(f"{section}={name}\n" for section, name in answer["names"].items())
-        resolved = answer["resolved"]
+        resolved = {**answer["resolved"], DEFAULTS: answer.get("defaults", {})}
     except (ValueError, KeyError, AttributeError):
         raise Stop(f"python -m speechlab.config gave no JSON for {config}: {done.stdout[:200]!r}") from None
     write(cache + ".json", json.dumps(answer, ensure_ascii=False))

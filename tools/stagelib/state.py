@@ -29,6 +29,7 @@ INDIFFERENT = {"nj", "ngpu", "num_workers", "engine", "image", "backend", "log",
 GROWING = ("train.epochs", "train.max_minutes")
 LARGEST_HASHED = 256 << 20  # bytes; what is larger (a feature archive, say) goes by size and time alone
 NOT_SET = "not set"
+DEFAULTS = "the defaults"  # the place of the defaults beside the sections of a resolved config
 MOST_FILES = 200  # of a folder that is an input; a larger one (AISHELL has 140,000) goes by what its first level holds
 
 
@@ -83,8 +84,11 @@ def portable(word: str, plan: Plan) -> str:
     return word
 
 
-def sections(stage: Stage, config: dict) -> dict[str, object]:
-    """The part of the resolved config that the stage reads, as ``{"features.num_mel_bins": 80, ...}``."""
+def sections(stage: Stage, config: dict, strict: bool = True) -> dict[str, object]:
+    """The part of the resolved config that the stage reads, as ``{"features.num_mel_bins": 80, ...}``.
+
+    A section that isn't there is an error where ``strict``.
+    """
     flat: dict[str, object] = {}
 
     def add(key: str, value: object) -> None:
@@ -95,6 +99,8 @@ def sections(stage: Stage, config: dict) -> dict[str, object]:
             flat[key] = value
 
     for section in stage.conf:
+        if section not in config and not strict:
+            continue
         if section not in config:
             hint = nearest(section, list(config))
             raise Stop(f"{stage.name}: --conf {section}: the config has no such section{hint}", 2)
@@ -164,16 +170,23 @@ def signature(stage: Stage, plan: Plan, config: dict | None, with_content: bool 
             "inputs": inputs}
 
 
-def changes(record: dict, now: dict) -> tuple[list[str], dict[str, tuple]]:
+def defaults(stage: Stage, config: dict | None) -> dict[str, object]:
+    """What the keys of the stage's sections are where nobody sets them."""
+    return sections(stage, config.get(DEFAULTS, {}), strict=False) if stage.conf and config else {}
+
+
+def changes(record: dict, now: dict, defaults: dict[str, object] | None = None) -> tuple[list[str], dict[str, tuple]]:
     """What differs between a record and the signature ``now``: reasons, and the config's keys with (was, is).
 
+    A key that the record doesn't know and that stands at its default is younger than the record: no change.
     An input with another time but the same content is no change; its new time is noted in ``record["inputs"]`` (and
     ``record["touched"]`` set), so that its content need not be read again.
     """
     was, is_ = record["config"], now["config"]
     was = {key: value for key, value in was.items() if key.rsplit(".", 1)[-1] not in INDIFFERENT}  # of an older version
+    young = {key for key, value in (defaults or {}).items() if key not in was and is_.get(key, NOT_SET) == value}
     keys = {key: (was.get(key, NOT_SET), is_.get(key, NOT_SET)) for key in [*was, *(k for k in is_ if k not in was)]
-            if is_ and was.get(key, NOT_SET) != is_.get(key, NOT_SET)}
+            if is_ and key not in young and was.get(key, NOT_SET) != is_.get(key, NOT_SET)}
     reasons = []
     if record["arguments"] != now["arguments"]:
         reasons.append(_argument_reason(record["arguments"], now["arguments"]))
