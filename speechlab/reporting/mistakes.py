@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from speechlab.reporting.metrics import number, option, read_env, read_json
+from speechlab.reporting.metrics import number, option, read_env, read_json, read_results
 
 NO_MODEL = ("oracle", "oracle_lm")  # what is no experiment's, but the test set's
+_RATES = ("WER", "CER", "error")
 _PAIRS = 12  # of classes taken for each other
 _LAYER_BYTES = 1_500_000  # of pictures of layers in a page
 
@@ -30,8 +31,11 @@ def decodings(exp: Path, shown: int, pictures: dict[str, str]) -> list[dict[str,
     Of images: ``classes``, ``counts`` (rows: true), ``pairs`` (ref, hyp, count), ``n``, ``errors`` and ``wrong``, the
     mistakes that the network was surest of first. Of speech: ``utterances`` with aligned ``pairs`` (ref, hyp, differ).
     """
+    rates = {(row["test_set"], row["method"]): row["value"] for row in reversed(read_results(exp))
+             if row.get("metric") in _RATES and number(row.get("value"))}
     found = []
-    for folder in sorted(path for path in exp.glob("decode/*/*") if path.is_dir()):
+    for folder in sorted((path for path in exp.glob("decode/*/*") if path.is_dir()), key=lambda path: (
+            path.name, rates.get((path.name, path.parent.name), float("inf")), path.parent.name)):  # the best first
         if folder.parent.name in NO_MODEL:
             continue
         name = f"{folder.name}, {folder.parent.name}"
