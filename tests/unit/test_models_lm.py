@@ -149,7 +149,7 @@ def test_training_by_the_command_line_and_loading(corpus, tmp_path, capsys):
     epochs = [json.loads(line) for line in (exp / "metrics.jsonl").read_text().splitlines()]
     reached = [r["valid_perplexity"] for r in epochs if "valid_perplexity" in r]
     assert len(reached) == 6 and reached[-1] < 3.5 < reached[0]  # a sixth of the letters, and an unknown one, are free
-    assert "| heard |" in (exp / "samples.md").read_text()
+    assert "| answer |" in (exp / "samples.md").read_text()
 
     model, units = load_lm(exp, torch.device("cpu"))
     assert units == Tokenizer.load(corpus / TokensConfig().name()).units and not model.training
