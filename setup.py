@@ -60,6 +60,7 @@ EXTRAS = {
     # Peers that tests/benchmarks/ compare with.
     "benchmarks": [
         "speechbrain==1.1.2",  # its Conformer's training step
+        "torchvision==0.26.0",  # its ResNet-18 and its transforms (the release that takes torch 2.11)
     ],
     # What ESPnet 202511 needs to run as the benchmarks' peer. ESPnet itself can't stand here: it requires ci_sdr, which
     # requires a package by git address, and pip refuses that. `tools/setup.sh --espnet` installs it with --no-deps.

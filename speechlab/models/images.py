@@ -312,12 +312,12 @@ class FastNet(nn.Module):
 
     Args:
         widths: channels of the groups. depth: convolutions in a group. kernel: of the whitening layer.
-        keep: what a step keeps of BatchNorm's running means. scale: the output's; by default 1 over the last width.
+        keep: what a step keeps of BatchNorm's running means. scale: the output's, so that the first answers are "no idea".
         activation: GELU in the paper.
     """
 
     def __init__(self, input_size: Sequence[int], classes: int, widths: Sequence[int] = (64, 256, 256), depth: int = 2,
-                 kernel: int = 2, keep: float = 0.6, scale: float | None = None, activation: str = "gelu"):
+                 kernel: int = 2, keep: float = 0.6, scale: float = 1 / 9, activation: str = "gelu"):
         super().__init__()
         channels, height, width = input_size
         if min(height, width) - kernel + 1 < 1 << len(widths) or depth < 1:
@@ -332,8 +332,7 @@ class FastNet(nn.Module):
                                                          pool=2 if j == 1 else 1)
                 inner = outer
         self.output = Layer(nn.Linear(inner, classes, bias=False), None)
-        nn.init.normal_(self.output.op.weight)  # type: ignore[arg-type]
-        self.scale = 1 / inner if scale is None else scale
+        self.scale = scale
 
     def measure(self, x: Tensor) -> None:
         """Measure the whitening layer on training images ``x`` (N, C, H, W), normalised."""
