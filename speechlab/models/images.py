@@ -312,7 +312,7 @@ class FastNet(nn.Module):
 
     Args:
         widths: channels of the groups. depth: convolutions in a group. kernel: of the whitening layer.
-        keep: what a step keeps of BatchNorm's running means. scale: the output's, so that the first answers are "no idea".
+        keep: what a step keeps of BatchNorm's running means. scale: the output's: the first answers are all but even.
         activation: GELU in the paper.
     """
 

@@ -1,7 +1,8 @@
 """Where a training step on images spends its time, and what each measure against that is worth, on one CPU thread.
 
-    .venv/bin/python tests/benchmarks/bench_image_step.py --data egs/mnist/data/mnist --config egs/mnist/conf/cnn.yaml
-    .venv/bin/python tests/benchmarks/bench_image_step.py --data egs/cifar10/data/cifar10 --config egs/cifar10/conf/fast.yaml
+    bench=tests/benchmarks/bench_image_step.py
+    .venv/bin/python $bench --data egs/mnist/data/mnist --config egs/mnist/conf/cnn.yaml
+    .venv/bin/python $bench --data egs/cifar10/data/cifar10 --config egs/cifar10/conf/fast.yaml
     ... --profile        # the operators' shares, by torch.profiler
     ... --compile        # with torch.compile too (minutes)
 
@@ -135,8 +136,8 @@ def main() -> None:
     if args.compile:
         ways[f"{ours}, compiled"] = stepper(torch.compile(net()), pack, config, bf16, True)
     try:
-        ways["torchvision's ResNet-18, as ours"] = stepper(torchvision_resnet(classes, pack.channels), pack, config, bf16,
-                                                           True)
+        peer = torchvision_resnet(classes, pack.channels)
+        ways["torchvision's ResNet-18, as ours"] = stepper(peer, pack, config, bf16, True)
     except ImportError:
         print("no torchvision here: no ResNet-18 of its own (pip install torchvision==0.26.0)")
     batches = ImageLoader(pack, "train", config.data.batch_size, train=True).batches()

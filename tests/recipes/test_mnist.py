@@ -2,9 +2,13 @@
 
 import csv
 import json
+import os
+import signal
+import time
 
 import pytest
 import yaml
+from browser import browse, needs_chromium
 from PIL import Image, ImageDraw
 
 TASK, OPTIONS = "mnist", ("--corpus", "synthetic", "--config", "conf/tiny.yaml")
@@ -81,6 +85,48 @@ def test_every_network_trains(trained, config, sets):
     exp = lab.root / "egs" / TASK / "exp" / f"synthetic_{config}"
     (epoch,) = records(exp, "epoch")
     assert epoch["valid_error"] <= 95 and (exp / "layers" / "epoch-01.png").exists()
+
+
+def test_a_sweep_interrupted_and_resumed(trained):
+    """Ctrl-C in the second of three trials; the same command goes on with it, and leaves the first as it is."""
+    lab, _, _ = trained
+    recipe = lab.root / "egs" / TASK
+    (recipe / "conf" / "sweep" / "try.yaml").write_text(
+        "about: Which optimiser?\nconfig: conf/tiny.yaml\nbase: {train.epochs: 2, train.log_steps: 1}\n"
+        "experiments:\n  adam: {optim.name: adam}\n  sgd: {optim.name: sgd, optim.lr: 0.1}\n"
+        "  rmsprop: {optim.name: rmsprop}\n")
+    words = ("--corpus", "synthetic", "--sweep", "conf/sweep/try.yaml")
+    process = lab.start(TASK, *words)
+    second = recipe / "exp" / "synthetic_tiny_try_sgd"
+    until = time.monotonic() + 300
+    while not (second / "metrics.jsonl").exists() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and "the same command goes on" in output, output
+
+    def table():
+        with open(recipe / "sweep_try.csv", encoding="utf-8-sig") as file:
+            return {row["trial"]: row for row in csv.DictReader(file)}
+
+    assert [row["status"] for row in table().values()] == ["done", "interrupted", "to do"]
+    first = recipe / "exp" / "synthetic_tiny_try_adam" / "checkpoints" / "final.pt"
+    before = first.stat().st_mtime_ns
+    status, output = lab.run(TASK, *words)
+    assert status == 0, output
+    assert first.stat().st_mtime_ns == before
+    assert {row["status"] for row in table().values()} == {"done"}
+    assert all(float(row["best_valid_error"]) < 20 for row in table().values()), table()
+    assert (recipe / "sweep_try.png").read_bytes().startswith(b"\x89PNG")
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [360, 1280])
+def test_its_report_in_a_browser(trained, tmp_path, width):
+    """The page that the run left: curves, a confusion matrix of ten classes, no fault, no scrolling sideways."""
+    _, exp, _ = trained
+    saw = browse((exp / "report.html").read_text(encoding="utf-8"), width, tmp_path)
+    assert saw["fault"] == "" and saw["wide"] <= 0 and saw["charts"] >= 3 and saw["cells"] == 100
 
 
 def test_a_folder_of_ones_own(trained, tmp_path):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import html as entities
 import json
 import math
 import re
-import shutil
 import struct
-import subprocess
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import browse, needs_chromium
 
 from speechlab.report import main as report
 from speechlab.reporting import html
@@ -22,7 +19,6 @@ from speechlab.reporting.experiment import Experiment
 from speechlab.reporting.mistakes import aligned, decodings, layers, png
 
 CLASSES = ["zero", "one", "<two>"]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def lines(path, records):
@@ -201,51 +197,7 @@ def test_no_experiments(tmp_path):
     assert "Nothing was run yet" in html.recipe_page(tmp_path)
 
 
-# A page around the report, in a frame as wide as a phone or a desk's screen: it uses the report as a finger would, and
-# writes what it saw into its own document, which Chromium prints.
-FRAME = """<!doctype html><body><iframe width="WIDTH" height="900" srcdoc="REPORT"></iframe><pre id="saw"></pre><script>
-onload = () => {
-  const view = document.querySelector("iframe").contentWindow, doc = view.document;
-  const $ = (s) => doc.querySelector(s), count = (s) => doc.querySelectorAll(s).length;
-  const saw = { fault: $("#fault")?.textContent ?? "", wide: doc.documentElement.scrollWidth - view.innerWidth };
-  saw.charts = count("figure svg"), saw.lines = count("#chart-0 path"), saw.theme = doc.documentElement.dataset.theme;
-  saw.cells = count(".matrix td"), saw.cards = count(".gallery figure"), saw.pairs = count(".pairs span.off");
-  saw.pictures = [...doc.querySelectorAll(".gallery img")].every((img) => img.complete && img.naturalWidth === 4);
-  const wrong = [...doc.querySelectorAll(".matrix td")].find((td) => /^one.*<two>/.test(td.title));
-  if (wrong) { wrong.click(); saw.chosen = count(".gallery figure"); saw.note = $("[role=status]").textContent; }
-  const box = $("#runs input");
-  if (box) { box.click(); saw.without = count("#chart-0 path");
-    $("[data-select=all]").click(); saw.all = count("#chart-0 path"); }
-  saw.marked = count("#runs td.diff");
-  const base = $("#baseline");
-  if (base) { base.value = "1"; base.dispatchEvent(new view.Event("change"));
-    saw.turned = doc.querySelector('#runs tr[data-run="0"] td.diff')?.textContent; }
-  for (const x of ["step", "minutes"]) { $(`[data-x=${x}]`)?.click(); }
-  $("#log")?.click(); $("#theme").click();
-  saw.log = count("figure svg"), saw.turnedTheme = doc.documentElement.dataset.theme;
-  const svg = $("figure svg");
-  if (svg) { const at = svg.getBoundingClientRect();
-    svg.dispatchEvent(new view.PointerEvent("pointermove", { clientX: at.left + at.width / 2, clientY: at.top + 20 }));
-    saw.tip = $(".tip")?.textContent ?? ""; }
-  saw.fault ||= $("#fault")?.textContent ?? "";
-  document.querySelector("#saw").textContent = JSON.stringify(saw);
-};
-</script></body>"""
-
-
-def browse(text: str, width: int, folder: Path, *flags: str) -> dict:
-    (folder / "frame.html").write_text(FRAME.replace("WIDTH", str(width)).replace("REPORT", entities.escape(text)),
-                                       encoding="utf-8")
-    done = subprocess.run(
-        [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=5000", "--window-size=1400,1000", *flags,
-         "--dump-dom", (folder / "frame.html").as_uri()], capture_output=True, encoding="utf-8", timeout=120)
-    found = re.search(r'<pre id="saw">(.+?)</pre>', done.stdout, re.S)
-    assert found, done.stderr[-2000:]
-    return json.loads(entities.unescape(found[1]))
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
+@needs_chromium
 class TestInABrowser:
     @pytest.mark.parametrize("width", [360, 1280])
     def test_experiment(self, recipe, tmp_path, width):
