@@ -97,7 +97,8 @@ class Trainer:
         self.model = task.model.to(world.device)
         self.losses: nn.Module = _Losses(task)
         if world.size > 1:
-            self.losses = DistributedDataParallel(self.losses)
+            # Buffers are BatchNorm's running means: the first process judges and saves, the others need none of its.
+            self.losses = DistributedDataParallel(self.losses, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.optimizers = {name: build_optimizer(p, optim) for name, p in task.optimized().items()}
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False) if config.ema else self.model
         self.dtype = amp_dtype(config.amp, world.device)
