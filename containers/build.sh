@@ -77,7 +77,7 @@ case $engine in podman | docker) [ -z "$from" ] || fail "--from is for --engine 
 [ -z "$from" ] || [ -z "$base$index" ] || fail "--from takes a finished image: --base and --cpu belong to its own build" 2
 $dry_run || command -v "$engine" >/dev/null || fail "no program $engine on PATH: install it, or choose another --engine"
 
-# shellcheck source=lib/places.sh
+# shellcheck disable=SC1091
 . "$root/containers/lib/places.sh"
 
 run() { # run it, or print it

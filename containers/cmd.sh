@@ -37,9 +37,9 @@ fail() { # a failure, or with the status as second argument
 later() { fail "$1 comes with a later version: use $2" 2; }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# shellcheck source=lib/places.sh
+# shellcheck disable=SC1091
 . "$root/containers/lib/places.sh"
-# shellcheck source=lib/engines.sh
+# shellcheck disable=SC1091
 . "$root/containers/lib/engines.sh"
 
 # --- options ---
@@ -81,7 +81,7 @@ case $engine in
     *) fail "--engine '$engine' is unknown: none, auto, apptainer, singularity, podman, docker" 2 ;;
 esac
 if [ "$instead" = doctor ]; then
-    # shellcheck source=lib/doctor.sh
+    # shellcheck disable=SC1091
     . "$root/containers/lib/doctor.sh"
     doctor
     exit

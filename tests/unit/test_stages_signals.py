@@ -130,7 +130,7 @@ def test_sigterm_in_a_stage_that_does_not_save(recipe):
 
 def test_a_killed_stage_says_so(recipe):
     recipe.stages('stage 1 "One" --out data/one -- bash -c "kill -9 \\$\\$"')
-    assert "failed with status 137 (killed; often the machine has run out of memory)" in recipe.run(status=137).stderr
+    assert "failed with status 137 (killed from outside, often for memory (" in recipe.run(status=137).stderr
 
 
 def test_a_helper_left_in_the_background_does_not_hang_the_run(recipe):
