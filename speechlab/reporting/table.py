@@ -39,9 +39,9 @@ def build(recipe: Path) -> tuple[list[str], list[dict[str, str]]]:
     """The table's columns and rows.
 
     ``epochs`` is how many were trained; ``first_loss`` the first step's that was logged; ``last_loss`` the last epoch's
-    mean; ``grad_norm`` the median over the last logged steps; ``wall_time`` h:mm:ss of training; ``gpus`` how many PyTorch
-    saw there (0: none could be used), ``torch`` its version, ``engine`` the container engine or ``none``. An experiment
-    that is broken or half-way has a row with what there is.
+    mean; ``grad_norm`` the median over the last logged steps; ``wall_time`` h:mm:ss of training; ``gpus`` how many
+    PyTorch saw there (0: none could be used), ``torch`` its version, ``engine`` the container engine or ``none``. An
+    experiment that is broken or half-way has a row with what there is.
     """
     folders = experiments(recipe)
     configs = {path: _flat(read_yaml(path / "config.yaml")) for path in folders}

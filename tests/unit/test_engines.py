@@ -113,8 +113,8 @@ def test_umask_and_places(lab, tmp_path):
     base = tmp_path.resolve()
     (base / "big" / "tmp").mkdir(parents=True)
     env = {"PATH": str(lab.bin), "SPEECHLAB_ENGINE": "podman", "SPEECHLAB_IMAGE": "i", "SPEECHLAB_NESTED": "1"}
-    done = subprocess.run(["bash", "-c", 'umask 027; exec bash "$0" --dry_run -- true', lab.cmd], cwd=lab.recipe, env=env,
-                          text=True, capture_output=True, check=True)
+    done = subprocess.run(["bash", "-c", 'umask 027; exec bash "$0" --dry_run -- true', lab.cmd], cwd=lab.recipe,
+                          env=env, text=True, capture_output=True, check=True)
     assert "--umask 0027" in done.stdout
     words = engine_line(lab, "apptainer", "true", SPEECHLAB_CACHE=f"{base}/big/cache", TMPDIR=f"{base}/big/tmp",
                         APPTAINER_TMPDIR="/scratch/me")

@@ -26,7 +26,8 @@ def make(recipe, name, lr=1e-3, epochs=3, layers=6):
     (exp / "config.yaml").write_text(
         f"task: asr\nmodel:\n  class: speechlab.models.asr:Conformer\n  layers: {layers}\n"
         f"optim: {{name: adamw, lr: {lr}}}\ndata: {{max_duration: 60}}\ntrain: {{epochs: {epochs}, seed: 0}}\n")
-    env = {"device": "cpu", "engine": "none", "gpus": 0, "versions": {"torch": "2.11.0+cpu"}, "parameters": 2400000, "wall_seconds": 3725.4}
+    env = {"device": "cpu", "engine": "none", "gpus": 0, "versions": {"torch": "2.11.0+cpu"}, "parameters": 2400000,
+           "wall_seconds": 3725.4}
     (exp / "env.json").write_text(json.dumps(env))
     (exp / "results.json").write_text(json.dumps([
         {"test_set": "test", "method": "ctc_greedy", "metric": "CER", "value": 23.456},
