@@ -151,7 +151,7 @@ if [ -n "$from" ]; then
             from=$work/image.tar ;;
         *) $dry_run || [ -f "$from" ] || fail "--from '$from': podman:NAME, docker:NAME, or a file of podman save" 2 ;;
     esac
-    arguments+=("docker-archive:$from")
+    arguments=(--disable-cache "${arguments[@]}" "docker-archive:$from") # what is converted once needs no copy of its layers
 else
     bootstrap=docker
     if [ -e "$base" ]; then

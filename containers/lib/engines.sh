@@ -76,6 +76,9 @@ bind_all() { # the arguments are the command's
     local path
     bind "$root"
     bind "$PWD"
+    if [ -f "$root/.git" ] && read -r _ path <"$root/.git"; then # a worktree: its commit is known elsewhere
+        case $path in /*/worktrees/*) bind "${path%/worktrees/*}" ;; esac
+    fi
     for path in "${SPEECHLAB_DOWNLOADS:-}" "$cache" "${TMPDIR:-}" "${HF_HOME:-}" "${TORCH_HOME:-}" "${XDG_CACHE_HOME:-}"; do
         [ -z "$path" ] || [ "$path" = /tmp ] || bind "$path"
     done
@@ -165,7 +168,8 @@ apptainer_line() { # apptainer and singularity
         esac
     done
     for name in "${settings[@]}"; do line+=("${prefix}ENV_$name"); done
-    line+=("$engine" exec --cleanenv --home "$cache/home" --pwd "$PWD")
+    # --pid: when the client is killed with SIGKILL, the kernel ends all that it started; nothing is left over.
+    line+=("$engine" exec --cleanenv --pid --home "$cache/home" --pwd "$PWD")
     for ((i = 0; i < ${#binds[@]}; i += 2)); do line+=(--bind "${binds[i]}:${binds[i + 1]}"); done
     [ "$ngpu" -eq 0 ] || line+=(--nv)
     line+=("$image" "$@")

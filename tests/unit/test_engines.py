@@ -68,7 +68,7 @@ def test_apptainer(lab, engine, prefix, gpu):
         f"{prefix}ENV_SPEECHLAB_IMAGE={image}", f"{prefix}ENV_SPEECHLAB_NGPU={2 if gpu else 0}",
         f"{prefix}ENV_PYTHONPATH={lab.root}", f"{prefix}ENV_PYTHONNOUSERSITE=1",
         f"{prefix}ENV_SPEECHLAB_CONTAINER={engine}:{image}",
-        engine, "exec", "--cleanenv", "--home", f"{cache}/home", "--pwd", str(lab.recipe),
+        engine, "exec", "--cleanenv", "--pid", "--home", f"{cache}/home", "--pwd", str(lab.recipe),
         "--bind", f"{lab.root}:{lab.root}", *(["--nv"] if gpu else []), image, "python", "-m", "x y", "你好", ""]
     found = engine_line(lab, engine, "python", "-m", "x y", "你好", "", PYTHONPATH=f"/opt/module/lib:{lab.root}",
                         SPEECHLAB_NGPU="2" if gpu else "0", CUDA_VISIBLE_DEVICES="0,3")
