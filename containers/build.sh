@@ -117,7 +117,7 @@ if [ "$engine" = podman ] || [ "$engine" = docker ]; then
     [ -z "$index" ] || arguments+=(--build-arg "TORCH_INDEX=$index")
     run "$engine" build "${arguments[@]}" -t "$image" -f "$root/containers/Dockerfile" "$@" "$context" >&2 ||
         fail "$engine build failed: its last lines above say why"
-    echo "build.sh: made; now: SPEECHLAB_ENGINE=$engine SPEECHLAB_IMAGE=$image egs/mnist/run.sh" >&2
+    echo "build.sh: made; now: SPEECHLAB_ENGINE=$engine SPEECHLAB_IMAGE=$(quoted "$image") egs/mnist/run.sh" >&2
     exit 0
 fi
 
@@ -173,4 +173,4 @@ if command -v sha256sum >/dev/null; then sum=sha256sum; else sum="shasum -a 256"
 rm -f "$image.sha256" "$image" # in this order: no image stands beside another's sum
 mv "$image.part" "$image"
 (cd "$(dirname "$image")" && $sum "$(basename "$image")" >"$image.sha256")
-echo "build.sh: made; now: SPEECHLAB_ENGINE=$engine SPEECHLAB_IMAGE=$image egs/mnist/run.sh" >&2
+echo "build.sh: made; now: SPEECHLAB_ENGINE=$engine SPEECHLAB_IMAGE=$(quoted "$image") egs/mnist/run.sh" >&2
