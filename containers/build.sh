@@ -80,8 +80,8 @@ $dry_run || command -v "$engine" >/dev/null || fail "no program $engine on PATH:
 # shellcheck disable=SC1091
 . "$root/containers/lib/places.sh"
 
-run() { # run it, or print it
-    if $dry_run; then quoted "$@"; else "$@"; fi
+run() { # run it, its output on stderr, or print it
+    if $dry_run; then quoted "$@"; else "$@" >&2; fi
 }
 
 room() { # room FOLDER GB: enough free, or one line
@@ -115,9 +115,9 @@ if [ "$engine" = podman ] || [ "$engine" = docker ]; then
     arguments=(--build-arg "EXTRAS=$extras")
     [ -z "$base" ] || arguments+=(--build-arg "BASE=$base")
     [ -z "$index" ] || arguments+=(--build-arg "TORCH_INDEX=$index")
-    run "$engine" build "${arguments[@]}" -t "$image" -f "$root/containers/Dockerfile" "$@" "$context" >&2 ||
+    run "$engine" build "${arguments[@]}" -t "$image" -f "$root/containers/Dockerfile" "$@" "$context" ||
         fail "$engine build failed: its last lines above say why"
-    echo "build.sh: made; now: SPEECHLAB_ENGINE=$engine SPEECHLAB_IMAGE=$(quoted "$image") egs/mnist/run.sh" >&2
+    $dry_run || echo "build.sh: made; now: SPEECHLAB_ENGINE=$engine SPEECHLAB_IMAGE=$image egs/mnist/run.sh" >&2
     exit 0
 fi
 
@@ -147,7 +147,7 @@ if [ -n "$from" ]; then
                 fail "$source has no image '$name': containers/build.sh --engine $source --image $name"
             format=()
             [ "$source" = docker ] || format=(--format docker-archive)
-            run "$source" save ${format[@]+"${format[@]}"} --output "$work/image.tar" "$name" >&2 || fail "$source save failed"
+            run "$source" save ${format[@]+"${format[@]}"} --output "$work/image.tar" "$name" || fail "$source save failed"
             from=$work/image.tar ;;
         *) $dry_run || [ -f "$from" ] || fail "--from '$from': podman:NAME, docker:NAME, or a file of podman save" 2 ;;
     esac
@@ -165,7 +165,7 @@ else
     arguments=("${options[@]}" "${arguments[@]}" "$root/containers/speechlab.def")
 fi
 cd "$root" # the definition's %files are meant from here
-run "$engine" build "${arguments[@]}" >&2 || fail "$engine build failed: its last lines above say why; without root and \
+run "$engine" build "${arguments[@]}" || fail "$engine build failed: its last lines above say why; without root and \
 --fakeroot build with podman, and convert: build.sh --engine $engine --from podman:localhost/speechlab"
 $dry_run && exit 0
 # What env.json names as the image; hashed once here, not at every stage.
