@@ -47,6 +47,7 @@ class Engine:
 
 def brought_up(name: str) -> dict[str, str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("SPEECHLAB_")}
+    env.setdefault("OMP_NUM_THREADS", "1")  # see tools/test.sh
     image = os.environ.get("SPEECHLAB_TEST_IMAGE") if name == "podman" else None
     if image:
         return {**env, "SPEECHLAB_ENGINE": name, "SPEECHLAB_IMAGE": image, "SPEECHLAB_NESTED": "1"}

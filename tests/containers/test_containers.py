@@ -124,20 +124,21 @@ def test_mnist_in_two_processes(engine, lab):
 def test_ctrl_c_leaves_no_container_and_the_run_goes_on(engine, lab):
     """At three points: while the first container starts, in a stage, in the training."""
     recipe = lab / "egs" / "mnist"
-    for wait_for in ("$ ", "stage 1: ", "epoch"):
-        process = engine.start(recipe / "run.sh", *MNIST, "--set", "train.epochs=4", cwd=lab)
+    options = [*MNIST, "--set", "train.epochs=4", "--set", "train.accum=2"]
+    for wait_for, seconds in (("$ ", 0.3), ("stage 1: ", 0.3), ("epoch 2 step", 0)):
+        process = engine.start(recipe / "run.sh", *options, cwd=lab)
         for line in process.stdout:
             if wait_for in line:
                 break
         else:
             pytest.fail(f"no '{wait_for}' was seen")
-        time.sleep(0.3)
+        time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         process.stdout.close()
         assert process.wait(timeout=60) == 130
         assert gone(engine, str(lab))
-    done = engine.run(recipe / "run.sh", *MNIST, "--set", "train.epochs=4", cwd=lab)
+    done = engine.run(recipe / "run.sh", *options, cwd=lab)
     assert done.returncode == 0 and "goes on from its checkpoint" in done.stdout, done.stdout[-3000:] + done.stderr
 
 
