@@ -116,7 +116,7 @@ doctor_gpu() { # doctor_gpu PROBLEMS: how many the engine and the image have
     if ! $asked || [ "$count" -eq 0 ]; then need=0; else need=$ngpu; fi
     if ! answer=$(SPEECHLAB_NGPU=0 bash "$root/containers/cmd.sh" --engine "$engine" ${image:+--image "$image"} --ngpu "$need" \
         --backend local -- "$python" -c "$probe" 2>&1); then
-        row BAD torch "${answer##*$'\n'}" "see the rows above; $([ "$engine" = none ] && echo tools/setup.sh ||
+        row BAD torch "$(last_line "$answer")" "see the rows above; $([ "$engine" = none ] && echo tools/setup.sh ||
             echo "containers/build.sh --engine $engine")"
         answer=""
         return
@@ -243,7 +243,7 @@ doctor_slurm() {
         row ok Slurm "$(sbatch --version); partitions: $(printf '%s' "$said" | tr '\n' ';')"
     else
         row "$(if [ "$backend" = slurm ]; then echo BAD; else echo note; fi)" Slurm \
-            "a client, but no controller: ${said##*$'\n'}" "ask whoever runs it, or --backend local"
+            "a client, but no controller: $(last_line "$said")" "ask whoever runs it, or --backend local"
     fi
 }
 

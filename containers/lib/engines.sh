@@ -225,7 +225,7 @@ find_image() { # the image is there, or one line; sets $image_id. With --dry_run
             case $answer in
                 *"not known"* | *[Nn]"o such"*)
                     fail "$engine has no image '$image': containers/build.sh --engine $engine --image $image, or $engine pull it" ;;
-                *) fail "$engine doesn't answer: ${answer##*$'\n'}" ;;
+                *) fail "$engine doesn't answer: $(last_line "$answer")" ;;
             esac ;;
         *)
             case $image in *://*) return ;; esac
@@ -245,8 +245,8 @@ find_image() { # the image is there, or one line; sets $image_id. With --dry_run
 }
 
 # Whether an image has what the stages need costs a container: asked once an image, and remembered.
-lacking='command -v python >/dev/null || { echo python; exit 0; }
-python -c "import importlib.util as u; print(*[n for n in (\"torch\", \"lhotse\") if not u.find_spec(n)])"'
+lacking='command -v python >/dev/null || { echo lacks:python; exit 0; }
+python -c "import importlib.util as u; print(\"lacks:\" + \" \".join(n for n in (\"torch\", \"lhotse\") if not u.find_spec(n)))"'
 
 check_packages() { # ends with one line where `python` is asked for and the image has none, or not ours
     local key mark answer
@@ -257,8 +257,8 @@ check_packages() { # ends with one line where `python` is asked for and the imag
     case $engine in
         podman | docker) answer=$("$engine" run --rm --network none "$image" sh -c "$lacking" 2>&1) ;;
         *) answer=$("$engine" exec --cleanenv --home "$cache/home" "$image" sh -c "$lacking" 2>&1) ;;
-    esac || fail "the image $image can't be run: $(printf %s "$answer" | tail -n 1)"
-    answer=$(printf %s "$answer" | tail -n 1)
+    esac || fail "the image $image can't be run: $(last_line "$answer")"
+    answer=$(printf '%s\n' "$answer" | sed -n 's/^lacks://p') # engines have their own notes to give
     [ -z "$answer" ] || fail "the image $image has no ${answer// / and no }: make one that has: containers/build.sh"
     mkdir -p "$cache/checked" && : >"$mark"
 }

@@ -12,6 +12,8 @@ quoted() { # the arguments as one line that a shell reads back as the same argum
     printf '%s\n' "${line# }"
 }
 
+last_line() { printf '%s\n' "$1" | tail -n 1; } # what an engine's error comes down to
+
 cache_place() { # sets $cache: SPEECHLAB_CACHE, else beside the downloads, else (they are read-only) a temporary folder
     local above
     cache=${SPEECHLAB_CACHE:-${SPEECHLAB_DOWNLOADS:-$root/downloads}/.cache}
