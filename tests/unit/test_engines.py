@@ -224,7 +224,8 @@ def test_a_foreign_image_is_one_line_and_ours_is_looked_at_once(lab, engine, tmp
         Path(image).write_bytes(bytes(64))
     calls = tmp_path / "calls"
     for answer, says in (("python", "has no python:"), ("torch lhotse", "has no torch and no lhotse:")):
-        lab.program(engine, f'case "$1" in image) echo {ID} ;; run | exec) echo "lacks:{answer}"; echo note >&2 ;; esac')
+        lab.program(engine, f'case "$1" in image) echo {ID} ;; run | exec) echo "lacks:{answer}"; echo INFO >&2 ;; '
+                            'esac')
         line = error(lab.run("--engine", engine, "--image", image, "--", "python", "x.py"))
         assert says in line and "containers/build.sh" in line
     lab.program(engine, f'''case "$1" in
