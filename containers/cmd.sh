@@ -8,20 +8,24 @@ usage() {
 Usage: containers/cmd.sh [options] -- command [argument ...]
 
   --ngpu N         GPUs the command uses (default 0: it sees none)
-  --engine E       none | auto | podman   (auto: podman if it is there and an image is named, else none)
-  --image I        the engine's image
+  --engine E       none | auto | apptainer | singularity | podman | docker
+                   (auto: none without an image; for a SIF, a folder or docker://... Apptainer, for a name podman or docker)
+  --image I        the engine's image: a file for Apptainer, a name for podman and docker (containers/build.sh makes them)
   --backend B      local
   --nodes N        1
   --log FILE       write the command's output to FILE too
   --dry_run        print what would be run, and run nothing
+  --doctor         instead of a command: look at engine, image, GPU, disks..., and say what mends what is wrong
+  --clean          instead of a command: remove containers whose client was killed (podman, docker)
   --help
 
 SPEECHLAB_ENGINE, SPEECHLAB_IMAGE, SPEECHLAB_BACKEND and SPEECHLAB_NGPU say the same as the options.
 SPEECHLAB_BINDS=A:B  further paths that the container needs. Bound always: this repository, the working folder,
 SPEECHLAB_DOWNLOADS, absolute paths among the arguments, what symbolic links in the working folder, its data/ and exp/
 point to; nothing of the host's system. A path is the same inside as outside.
+SPEECHLAB_CACHE=DIR  the home inside and Apptainer's caches and temporary files (default downloads/.cache; your own home
+is not used). APPTAINER_CACHEDIR, APPTAINER_TMPDIR and TMPDIR are kept where you set them.
 Inside a container, the command is run as it is (SPEECHLAB_NESTED=1 says that this one can run containers itself).
-apptainer, docker and slurm come with a later version.
 END
 }
 
@@ -32,25 +36,21 @@ fail() { # a failure, or with the status as second argument
 
 later() { fail "$1 comes with a later version: use $2" 2; }
 
-quoted() { # the arguments as one line that a shell reads back as the same arguments
-    local argument line=""
-    for argument in "$@"; do
-        case $argument in
-            *[!A-Za-z0-9_./:=@%+,-]* | "") argument="'$(printf '%s' "$argument" | sed "s/'/'\\\\''/g")'" ;;
-        esac
-        line="$line $argument"
-    done
-    printf '%s\n' "${line# }"
-}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC1091
+. "$root/containers/lib/places.sh"
+# shellcheck disable=SC1091
+. "$root/containers/lib/engines.sh"
 
 # --- options ---
 ngpu=${SPEECHLAB_NGPU:-0} engine=${SPEECHLAB_ENGINE:-none} image=${SPEECHLAB_IMAGE:-} backend=${SPEECHLAB_BACKEND:-local}
-nodes=1 log="" dry_run=false
+nodes=1 log="" dry_run=false instead=""
 while [ $# -gt 0 ]; do
     case $1 in
         --) shift; break ;;
         --help | -h) usage; exit 0 ;;
         --dry_run) dry_run=true; shift; continue ;;
+        --doctor | --clean) instead=${1#--}; shift; continue ;;
         --*=*) name=${1%%=*} value=${1#*=}; shift ;;
         --ngpu | --engine | --image | --backend | --nodes | --log)
             [ $# -ge 2 ] && [ "$2" != -- ] || fail "$1 needs a value (cmd.sh --help)" 2
@@ -67,7 +67,7 @@ while [ $# -gt 0 ]; do
         *) fail "cmd.sh: unknown option '$name' (cmd.sh --help)" 2 ;;
     esac
 done
-[ $# -gt 0 ] || fail "cmd.sh: no command after -- (cmd.sh --help)" 2
+[ $# -gt 0 ] || [ -n "$instead" ] || fail "cmd.sh: no command after -- (cmd.sh --help)" 2
 case $ngpu in *[!0-9]* | "") fail "--ngpu '$ngpu': a number is needed" 2 ;; esac
 case $nodes in *[!0-9]* | "" | 0) fail "--nodes '$nodes': a number from 1 is needed" 2 ;; esac
 case $backend in
@@ -77,24 +77,27 @@ case $backend in
 esac
 [ "$nodes" -eq 1 ] || later "--nodes $nodes" "--nodes 1"
 case $engine in
-    none | podman) ;;
-    auto)
-        engine=none
-        if [ -n "$image" ]; then
-            command -v podman >/dev/null || fail "--engine auto with an image: no engine here (looked for podman)"
-            engine=podman
-        fi ;;
-    apptainer | singularity | docker) later "--engine $engine" "--engine podman or none" ;;
-    *) fail "--engine '$engine' is unknown: none, auto, podman" 2 ;;
+    none | auto | apptainer | singularity | podman | docker) ;;
+    *) fail "--engine '$engine' is unknown: none, auto, apptainer, singularity, podman, docker" 2 ;;
 esac
-inside=${APPTAINER_CONTAINER:-}
+if [ "$instead" = doctor ]; then
+    # shellcheck disable=SC1091
+    . "$root/containers/lib/doctor.sh"
+    doctor
+    exit
+elif [ "$instead" = clean ]; then
+    for engine in podman docker; do ! command -v $engine >/dev/null || remove_orphans 2>/dev/null || true; done
+    exit 0
+fi
+inside=${APPTAINER_CONTAINER:-${SINGULARITY_CONTAINER:-}}
 for file in /run/.containerenv /.dockerenv; do [ ! -e "$file" ] || inside=${inside:-$file}; done
 if [ -n "$inside" ] && [ "$engine" != none ] && [ -z "${SPEECHLAB_NESTED:-}" ]; then
-    ! command -v podman >/dev/null ||
+    ! command -v "$engine" >/dev/null ||
         echo "note: inside a container ($inside): run without --engine $engine; SPEECHLAB_NESTED=1 nests" >&2
     engine=none
 fi
-[ "$engine" = none ] || [ -n "$image" ] || fail "--engine $engine needs --image (or SPEECHLAB_IMAGE)" 2
+[ "$engine" != auto ] || choose_engine
+[ "$engine" = none ] || [ -n "$image" ] || fail "--engine $engine needs --image (or SPEECHLAB_IMAGE): containers/build.sh makes one" 2
 
 # --- GPUs ---
 need_gpus() { # exits unless $ngpu of them are usable; says what was looked for
@@ -123,106 +126,19 @@ elif ! $dry_run; then
 fi
 export SPEECHLAB_NGPU=$ngpu
 
-# --- the engine's command line ---
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-bound=: # the folders bound so far, between colons
-volumes=()
-strict=true # is a path that can't be bound an error? Not so for one that was only found among the arguments
-
-bind() { # bind a path's folder, or the nearest that exists above it, under the name it is called by and its real one
-    local path=$1 real name
-    case $path in /*) ;; *) path=$PWD/$path ;; esac
-    while [ -L "$path" ] && [ -e "$path" ]; do # every step of a chain of links has to be there inside
-        real=$(readlink "$path")
-        case $real in /*) ;; *) real=$(dirname "$path")/$real ;; esac
-        bind "$(dirname "$path")"
-        path=$real
-    done
-    while [ ! -d "$path" ]; do path=$(dirname "$path"); done # for a file its folder: files are replaced by renaming
-    real=$(cd "$path" && pwd -P)
-    for name in "$real" "$(cd "$path" && pwd -L)"; do
-        case ${name%/}/ in
-            / | /bin/ | /dev/ | /etc/ | /lib/ | /lib64/ | /proc/ | /run/ | /sbin/ | /sys/ | /usr/ | /var/)
-                ! $strict || fail "$1: the container can't be given the host's $name: put it in a folder of its own"
-                return 0 ;;
-            /bin/* | /dev/* | /etc/* | /lib/* | /lib64/* | /proc/* | /run/* | /sbin/* | /sys/* | /usr/*)
-                $strict || return 0 ;;
-            *:*)
-                ! $strict || fail "$name: $engine can't bind a path with a colon"
-                return 0 ;;
-        esac
-        is_bound "$name" || { volumes+=(--volume "$real:$name"); bound="$bound$name:"; }
-    done
-}
-
-is_bound() { # is this folder, or one above it, bound already?
-    local folder=$1
-    while [ -n "$folder" ]; do
-        case $bound in *":$folder:"*) return 0 ;; esac
-        folder=${folder%/*}
-    done
-    return 1
-}
-
-podman_line() { # puts the whole command into the array `line`
-    local path name
-    bind "$root"
-    bind "$PWD"
-    [ -z "${SPEECHLAB_DOWNLOADS:-}" ] || bind "$SPEECHLAB_DOWNLOADS"
-    for path in "$root"/* "$PWD"/* "$PWD"/data/* "$PWD"/exp/*; do
-        if [ -L "$path" ] && [ -e "$path" ]; then bind "$path"; fi
-    done
-    set -f # the list is split at its colons, and nothing else happens to it
-    IFS=:
-    for path in ${SPEECHLAB_BINDS:-}; do [ -z "$path" ] || bind "$path"; done
-    unset IFS
-    set +f
-    strict=false
-    for path in "${@:2}"; do
-        case $path in /* | --*=/*) bind "/${path#*/}" ;; esac
-    done
-
-    line=(podman run --rm --init --interactive)                    # --init: signals reach the command, nothing is left over
-    line+=(--name "speechlab-$$-$RANDOM" --label "speechlab.client=${HOSTNAME:-host}:$$")
-    line+=(--network host --ipc host --security-opt label=disable) # torchrun's ports; workers' shared memory; SELinux
-    [ "$(id -u)" -eq 0 ] || line+=(--userns keep-id)               # the files written belong to whoever runs this
-    line+=(--workdir "$PWD" "${volumes[@]}" --env HOME=/tmp --env PYTHONNOUSERSITE=1)
-    for name in $(compgen -e SPEECHLAB_) PYTHONPATH PYTHONUNBUFFERED CUDA_VISIBLE_DEVICES OMP_NUM_THREADS MKL_NUM_THREADS; do
-        [ -z "${!name+set}" ] || [ "$name" = SPEECHLAB_NESTED ] || [ "$name" = SPEECHLAB_PYTHON ] || line+=(--env "$name")
-    done
-    line+=(--env "SPEECHLAB_CONTAINER=podman:$image")
-    [ "$ngpu" -eq 0 ] || line+=(--device nvidia.com/gpu=all)
-    line+=("$image" "$@")
-}
-
-remove_orphans() { # containers whose client was killed with SIGKILL, which no one could pass on to them
-    local id client
-    podman ps --filter label=speechlab.client --format '{{.ID}} {{index .Labels "speechlab.client"}}' |
-    while read -r id client; do
-        [ "${client%:*}" = "${HOSTNAME:-host}" ] || continue
-        kill -0 "${client##*:}" 2>/dev/null || podman rm --force "$id" >/dev/null || true
-    done
-}
-
+# --- the command line ---
 if [ "$engine" = none ]; then
     line=("$@")
 else
-    podman_line "$@"
+    find_image
+    engine_line "$@"
 fi
 if $dry_run; then
     [ "$ngpu" -gt 0 ] || printf 'CUDA_VISIBLE_DEVICES= '
     quoted "${line[@]}"
     exit 0
 fi
-if [ "$engine" = podman ]; then
-    command -v podman >/dev/null || fail "--engine podman: no program podman on PATH: install it, or use --engine none"
-    podman image exists "$image" || fail "podman has no image '$image': build it from containers/Dockerfile, or podman pull it"
-    if [ "$ngpu" -gt 0 ]; then
-        ls /etc/cdi/nvidia* /var/run/cdi/nvidia* >/dev/null 2>&1 || fail "--ngpu $ngpu in podman: no CDI description of the \
-GPUs in /etc/cdi or /var/run/cdi: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
-    fi
-    remove_orphans
-fi
+[ "$engine" = none ] || ready "$@"
 command -v "${line[0]}" >/dev/null || fail "no such command: ${line[0]}" 127
 if [ -n "$log" ]; then
     mkdir -p "$(dirname "$log")"

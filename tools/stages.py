@@ -9,6 +9,7 @@ container, and a run with nothing to do ends at once. The rules are in stagelib:
     decide.py       whether a stage is done, stale, interrupted...; the loop over the stages
     locks.py        one writer for a folder
     process.py      one command: its output, its log, its signals
+    memory.py       was a killed command killed for memory?
     terminal.py     what is said on stdout
 """
 

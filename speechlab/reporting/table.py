@@ -23,7 +23,7 @@ from speechlab.reporting.metrics import (
 
 # The columns that every recipe's table starts with; the figures of results.json stand after last_loss.
 CORE = ["experiment", "model", "optimiser", "learning_rate", "batch", "epochs", "first_loss", "last_loss"]
-RUN = ["grad_norm", "parameters", "wall_time", "device", "engine"]
+RUN = ["grad_norm", "parameters", "wall_time", "device", "gpus", "torch", "engine"]
 MARKS = ("config.yaml", "env.json", "metrics.jsonl", "results.json", "sweep.json")
 # Config keys that have a core column already.
 _SHOWN = {"model.class", "optim.name", "optim.lr", "data.max_duration"}
@@ -39,8 +39,9 @@ def build(recipe: Path) -> tuple[list[str], list[dict[str, str]]]:
     """The table's columns and rows.
 
     ``epochs`` is how many were trained; ``first_loss`` the first step's that was logged; ``last_loss`` the last epoch's
-    mean; ``grad_norm`` the median over the last logged steps; ``wall_time`` h:mm:ss of training. An experiment that is
-    broken or half-way has a row with what there is.
+    mean; ``grad_norm`` the median over the last logged steps; ``wall_time`` h:mm:ss of training; ``gpus`` how many
+    PyTorch saw there (0: none could be used), ``torch`` its version, ``engine`` the container engine or ``none``. An
+    experiment that is broken or half-way has a row with what there is.
     """
     folders = experiments(recipe)
     configs = {path: _flat(read_yaml(path / "config.yaml")) for path in folders}
@@ -91,6 +92,8 @@ def _row(path: Path, config: dict[str, Any]) -> tuple[dict[str, str], dict[str, 
         "parameters": _text(env.get("parameters")),
         "wall_time": f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}" if seconds else "",
         "device": _text(env.get("device")),
+        "gpus": _text(env.get("gpus")),
+        "torch": _text(versions.get("torch") if isinstance(versions := env.get("versions"), dict) else None),
         "engine": _text(env.get("engine") or env.get("container")),
     }
     if status := sweep_status(path):

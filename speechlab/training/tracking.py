@@ -38,15 +38,34 @@ def environment(device: torch.device, **more: Any) -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    container = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SPEECHLAB_IMAGE") or (
-        "podman" if Path("/run/.containerenv").exists() else "docker" if Path("/.dockerenv").exists() else "")
+    engine, image = container()
     return {
         "versions": versions, "git": _git(), "host": platform.node(), "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_cpu()}",
-        "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "container": container,
-        "engine": os.environ.get("SPEECHLAB_ENGINE", "none"),
+        "gpus": torch.cuda.device_count() if torch.cuda.is_available() else 0,  # here, not those in use
+        "cpus": os.cpu_count(), "threads": torch.get_num_threads(),
+        "engine": engine, "container": image, "image_id": os.environ.get("SPEECHLAB_IMAGE_ID", ""),
         "command": " ".join(["python", "-m", "speechlab.train", *map(shlex.quote, sys.argv[1:])]), **more,
     }
+
+
+def container() -> tuple[str, str]:
+    """The engine that we run in (``none`` on a plain host) and its image, as far as it is known.
+
+    cmd.sh says both. Where somebody runs the recipe inside a container by hand, the engine's own marks tell; a docker
+    container that is not of our image is a machine that somebody lives in (a development container, CI), and none.
+    """
+    name, _, image = os.environ.get("SPEECHLAB_CONTAINER", "").partition(":")
+    if name in ("apptainer", "singularity", "podman", "docker"):
+        return name, image
+    for engine in ("apptainer", "singularity"):
+        if path := os.environ.get(f"{engine.upper()}_CONTAINER"):
+            return engine, path
+    try:
+        lines = Path("/run/.containerenv").read_text(encoding="utf-8").splitlines()
+        return "podman", next((line[7:-1] for line in lines if line.startswith('image="')), "")
+    except OSError:
+        return ("docker" if name else "none"), ""
 
 
 def _git() -> str:

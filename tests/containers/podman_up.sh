@@ -44,11 +44,9 @@ if ! podman image exists "$base"; then
 fi
 
 # The image is as new as the files that it is made of.
-recipe=$(cat "$root/setup.py" "$root/containers/Dockerfile" | cksum | tr ' ' -)
+recipe=$(cat "$root/setup.py" "$root/containers/Dockerfile" "$root/containers/install.sh" | cksum | tr ' ' -)
 if [ "$(podman image inspect --format '{{index .Labels "speechlab.recipe"}}' "$image" 2>/dev/null)" != "$recipe" ]; then
     say "building $image: Python, torch and the rest, about 6 GB"
-    free=$(df -Pk "$(podman info --format '{{.Store.GraphRoot}}')" | awk 'NR==2 {print int($4 / 1048576)}')
-    [ "$free" -ge 15 ] || fail "podman's storage has $free GB free, and the build needs 15"
     # The host's way to its package registry (a mirror, a certificate, folders of wheels) serves the build, and leaves
     # nothing in the image but an empty /etc/pip.conf. Written aside, since pip's own files may hold more.
     host=$(mktemp -d "$state/pip.XXXXXX")
@@ -66,9 +64,10 @@ options = {}
 for line in lines:  # :env:.x='y' comes last and wins, as it does in pip
     name, _, value = line.partition("=")
     options[name.rpartition(".")[2]] = value.strip("'\"")
-if options.get("cert"):
-    shutil.copy(options["cert"], host / "ca.crt")
-    options["cert"] = "/run/pip-host/ca.crt"
+for option in ("cert", "constraint"):  # files
+    if options.get(option):
+        shutil.copy(options[option], host / option)
+        options[option] = f"/run/pip-host/{option}"
 text = "".join(f"{name} = {value}\n" for name, value in options.items())
 (host / "pip.conf").write_text("[global]\n" + text)
 folders = {Path(name) for name in re.findall(r"(?:(?<=file://)|(?<=[= ]))(/[^\s']+)", text)}
@@ -78,12 +77,8 @@ for folder in sorted(folder.parent if folder.name == "simple" else folder for fo
 END
     volumes=(--volume "$host/pip.conf:/etc/pip.conf:ro" --volume "$host:/run/pip-host:ro")
     while read -r volume; do volumes+=(--volume "$volume"); done <"$host/volumes"
-    # Only what the Dockerfile copies: the repository may hold gigabytes of data.
-    mkdir -p "$host/context/speechlab"
-    cp "$root/setup.py" "$host/context/"
-    cp "$root/speechlab/__init__.py" "$host/context/speechlab/"
-    nice podman build --network=host --build-arg BASE="$base" --label "speechlab.recipe=$recipe" "${volumes[@]}" \
-        -t "$image" -f "$root/containers/Dockerfile" "$host/context" >&2 || fail "podman build failed"
+    nice "$root/containers/build.sh" --engine podman --base "$base" --image "$image" --force -- --network=host \
+        --label "speechlab.recipe=$recipe" "${volumes[@]}" || fail "podman build failed"
     podman image prune --force >/dev/null # the image that this one replaces
 fi
 podman run --rm "$image" python -c "import torch, lhotse" || fail "$image does not run"

@@ -130,7 +130,44 @@ def test_sigterm_in_a_stage_that_does_not_save(recipe):
 
 def test_a_killed_stage_says_so(recipe):
     recipe.stages('stage 1 "One" --out data/one -- bash -c "kill -9 \\$\\$"')
-    assert "failed with status 137 (killed; often the machine has run out of memory)" in recipe.run(status=137).stderr
+    assert "failed with status 137 (killed from outside, often for memory (" in recipe.run(status=137).stderr
+
+
+@pytest.fixture
+def small_group():
+    """A control group of 300 MB (version 1 or 2), where we may make one."""
+    made = []
+    for top, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(top) / f"speechlab-test-{os.getpid()}"
+        try:
+            group.mkdir()
+            made.append(group)
+            (group / limit).write_text(str(300 << 20))
+        except OSError:
+            continue
+        break
+    else:
+        pytest.skip("no control group can be made here")
+    yield group
+    for group in made:
+        group.rmdir()
+
+
+def test_a_stage_killed_for_memory_says_so_with_the_sizes(recipe, small_group):
+    (recipe.folder / "eat.py").write_text("import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.02)\n"
+                                          "x = bytearray(b'x') * (1 << 30)\n")
+    recipe.stages('stage 1 "One" --out data/one -- python eat.py')
+    process = recipe.start()
+    (small_group / "cgroup.procs").write_text(str(process.pid))  # the whole run, as in a Slurm job
+    while not (children := Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()):
+        time.sleep(0.02)
+    for child in children:
+        (small_group / "cgroup.procs").write_text(child)
+    (recipe.folder / "go").touch()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 137
+    assert "failed with status 137 (killed for memory: the kernel needed it back (this machine has " in err
+    assert "this job may use 0.3 GB; a smaller batch" in err
 
 
 def test_a_helper_left_in_the_background_does_not_hang_the_run(recipe):

@@ -161,3 +161,24 @@ class TestWandb:
             "HOME": str(tmp_path), "WANDB_MODE": "offline"})
         assert done.returncode == 0, done.stderr
         assert list(exp.glob("wandb/offline-run-*/run-*.wandb")) and (exp / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("env, found", [
+    ({"SPEECHLAB_CONTAINER": "podman:localhost/a:1"}, ("podman", "localhost/a:1")),
+    ({"SPEECHLAB_CONTAINER": "apptainer:/a/b.sif", "APPTAINER_CONTAINER": "/x"}, ("apptainer", "/a/b.sif")),
+    ({"APPTAINER_CONTAINER": "/a/b.sif", "SPEECHLAB_CONTAINER": "image"}, ("apptainer", "/a/b.sif")),  # by hand
+    ({"SINGULARITY_CONTAINER": "/a/b.sif"}, ("singularity", "/a/b.sif")),
+    ({"SPEECHLAB_CONTAINER": "image"}, ("docker", "")),  # our image, by hand
+    ({"SPEECHLAB_ENGINE": "auto", "SPEECHLAB_IMAGE": "i"}, ("none", "")),  # what was asked for is not what we are in
+])
+@pytest.mark.skipif(Path("/run/.containerenv").exists(), reason="in podman")
+def test_the_engine_is_the_one_we_are_in(monkeypatch, env, found):
+    for name in ("SPEECHLAB_CONTAINER", "SPEECHLAB_ENGINE", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SPEECHLAB_IMAGE_ID", "sha256:1")
+    assert tracking.container() == found
+    env = tracking.environment(torch.device("cpu"))
+    assert (env["engine"], env["container"], env["image_id"]) == (*found, "sha256:1")
+    assert env["versions"]["torch"] == torch.__version__ and env["gpus"] == torch.cuda.device_count()

@@ -19,10 +19,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 
-from stagelib import interpreter, process, state
+from stagelib import interpreter, memory, process, state
 from stagelib.locks import Lock, host
 from stagelib.plan import Plan, Stage, Stop, short
 from stagelib.terminal import say
@@ -260,16 +261,20 @@ def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, c
     header = (f"# {time.strftime('%Y-%m-%d %H:%M:%S')} on {host()}\n# (cd {shlex.quote(plan.values['recipe'])} && "
               f"{setting} \\\n#  {line})\n")
     log = process.Log(stage.log_path, header)
-    start = time.time()
+    start, kills = time.time(), memory.kills()
     try:
         status = child.run(command, {**os.environ, **env}, log, lock.child)
     finally:
         log.close()
-    return conclude(stage, plan, now, status, child.signal, round(time.time() - start, 1))
+        if child.signal and interpreter.engine():  # its client may have been killed, which no container hears of
+            subprocess.run([command[0], "--clean"], stdin=subprocess.DEVNULL)
+    why = f" ({memory.reason(kills)})" if status == 137 and not child.signal else ""
+    return conclude(stage, plan, now, status, child.signal, round(time.time() - start, 1), why)
 
 
-def conclude(stage: Stage, plan: Plan, now: dict, status: int, signal: int, seconds: float) -> int:
-    """Record how the stage ended, say it, and return the status to exit with (0: go on)."""
+def conclude(stage: Stage, plan: Plan, now: dict, status: int, signal: int, seconds: float, why: str = "") -> int:
+    """Record how the stage ended, say it (``why`` is what is known of a failure), and return the status to exit with
+    (0: go on)."""
     absent = [path for path in stage.outputs if not os.path.exists(path)]
     again = plan.command_line()
     if status == 0 and not absent:
@@ -288,12 +293,11 @@ def conclude(stage: Stage, plan: Plan, now: dict, status: int, signal: int, seco
         print(f"\ninterrupted in {stage.name}: {stage.title}; it goes on with: {again}", file=sys.stderr)
         return 128 + signal
     sys.stderr.write(process.tail(stage.log_path))
-    killed = " (killed; often the machine has run out of memory)" if status == 137 else ""
     if status == 0:
         print(f"error: {stage.name}: {stage.title} ended without an error but did not make {short(absent[0], plan)}; "
               f"log: {stage.log_path}", file=sys.stderr)
         return 1
-    print(f"error: {stage.name}: {stage.title} failed with status {status}{killed}; log: {stage.log_path}",
+    print(f"error: {stage.name}: {stage.title} failed with status {status}{why}; log: {stage.log_path}",
           file=sys.stderr)
     return status
 
