@@ -10,18 +10,28 @@ Usage: containers/cmd.sh [options] -- command [argument ...]
   --ngpu N         GPUs the command uses (default 0: it sees none)
   --engine E       none | auto | podman   (auto: podman if it is there and an image is named, else none)
   --image I        the engine's image
-  --backend B      local
-  --nodes N        1
+  --backend B      local | slurm   (slurm: as a job, whose log is shown and whose exit status is returned; Ctrl-C cancels it)
   --log FILE       write the command's output to FILE too
   --dry_run        print what would be run, and run nothing
   --help
+With --backend slurm:
+  --nodes N        nodes (default 1)
+  --procs N        processes of the command on each node (default 1); where there are several in all, each finds RANK,
+                   LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as from torchrun
+  --array N        the command as N tasks, with SPEECHLAB_SHARD=1/N ... N/N; before them once, here, with 0/N (lay out
+                   what they share), and after them once without (put together what they made)
+  --requeue        the command saves on SIGUSR1 and ends with 85: then the job goes back into the queue
+  --slurm K=V      an option of slurm.conf, such as mem=32G or time=2-0 (repeatable)
+  --jobs DIR       where jobs have their scripts and logs: a folder that the nodes see too (default log/slurm)
 
 SPEECHLAB_ENGINE, SPEECHLAB_IMAGE, SPEECHLAB_BACKEND and SPEECHLAB_NGPU say the same as the options.
 SPEECHLAB_BINDS=A:B  further paths that the container needs. Bound always: this repository, the working folder,
 SPEECHLAB_DOWNLOADS, absolute paths among the arguments, what symbolic links in the working folder, its data/ and exp/
 point to; nothing of the host's system. A path is the same inside as outside.
 Inside a container, the command is run as it is (SPEECHLAB_NESTED=1 says that this one can run containers itself).
-apptainer, docker and slurm come with a later version.
+SPEECHLAB_SLURM="K=V K=V"  as --slurm. SPEECHLAB_SLURM_CONF or containers/slurm.conf: your own slurm.conf, over
+containers/slurm.conf.example. Inside a Slurm job, the command is run as it is, in that job.
+apptainer and docker come with a later version.
 END
 }
 
@@ -45,14 +55,15 @@ quoted() { # the arguments as one line that a shell reads back as the same argum
 
 # --- options ---
 ngpu=${SPEECHLAB_NGPU:-0} engine=${SPEECHLAB_ENGINE:-none} image=${SPEECHLAB_IMAGE:-} backend=${SPEECHLAB_BACKEND:-local}
-nodes=1 log="" dry_run=false
+nodes=1 log="" dry_run=false procs=1 array="" requeue=false jobs=log/slurm slurm_options=()
 while [ $# -gt 0 ]; do
     case $1 in
         --) shift; break ;;
         --help | -h) usage; exit 0 ;;
         --dry_run) dry_run=true; shift; continue ;;
+        --requeue) requeue=true; shift; continue ;;
         --*=*) name=${1%%=*} value=${1#*=}; shift ;;
-        --ngpu | --engine | --image | --backend | --nodes | --log)
+        --ngpu | --engine | --image | --backend | --nodes | --log | --procs | --array | --slurm | --jobs)
             [ $# -ge 2 ] && [ "$2" != -- ] || fail "$1 needs a value (cmd.sh --help)" 2
             name=$1 value=$2; shift 2 ;;
         *) fail "cmd.sh: unknown option '$1': the command comes after -- (cmd.sh --help)" 2 ;;
@@ -64,6 +75,10 @@ while [ $# -gt 0 ]; do
         --backend) backend=$value ;;
         --nodes) nodes=$value ;;
         --log) log=$value ;;
+        --procs) procs=$value ;;
+        --array) array=$value ;;
+        --slurm) slurm_options+=("$value") ;;
+        --jobs) jobs=$value ;;
         *) fail "cmd.sh: unknown option '$name' (cmd.sh --help)" 2 ;;
     esac
 done
@@ -71,11 +86,23 @@ done
 case $ngpu in *[!0-9]* | "") fail "--ngpu '$ngpu': a number is needed" 2 ;; esac
 case $nodes in *[!0-9]* | "" | 0) fail "--nodes '$nodes': a number from 1 is needed" 2 ;; esac
 case $backend in
-    local) ;;
-    slurm) later "--backend slurm" "--backend local" ;;
-    *) fail "--backend '$backend' is unknown: local" 2 ;;
+    local | slurm) ;;
+    *) fail "--backend '$backend' is unknown: local, slurm" 2 ;;
 esac
-[ "$nodes" -eq 1 ] || later "--nodes $nodes" "--nodes 1"
+case $procs in *[!0-9]* | "" | 0) fail "--procs '$procs': a number from 1 is needed" 2 ;; esac
+case $array in *[!0-9]* | 0) fail "--array '$array': a number from 1 is needed" 2 ;; esac
+[ -z "$array" ] || [ "$((nodes * procs))" -eq 1 ] || fail "--array is for commands of one process: no --nodes, no --procs" 2
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ "$backend" = slurm ] && [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${SPEECHLAB_NESTED:-}" ]; then
+    echo "note: inside job $SLURM_JOB_ID: run here, in what it has; SPEECHLAB_NESTED=1 submits from inside" >&2
+    backend=local
+fi
+if [ "$backend" = slurm ]; then
+    # shellcheck source=containers/lib/slurm.sh
+    source "$root/containers/lib/slurm.sh"
+    slurm "$@" # does not return
+fi
+[ "$((nodes * procs))" -eq 1 ] || fail "--nodes $nodes and --procs $procs need --backend slurm" 2
 case $engine in
     none | podman) ;;
     auto)
@@ -124,7 +151,6 @@ fi
 export SPEECHLAB_NGPU=$ngpu
 
 # --- the engine's command line ---
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bound=: # the folders bound so far, between colons
 volumes=()
 strict=true # is a path that can't be bound an error? Not so for one that was only found among the arguments
@@ -187,7 +213,8 @@ podman_line() { # puts the whole command into the array `line`
     line+=(--network host --ipc host --security-opt label=disable) # torchrun's ports; workers' shared memory; SELinux
     [ "$(id -u)" -eq 0 ] || line+=(--userns keep-id)               # the files written belong to whoever runs this
     line+=(--workdir "$PWD" "${volumes[@]}" --env HOME=/tmp --env PYTHONNOUSERSITE=1)
-    for name in $(compgen -e SPEECHLAB_) PYTHONPATH PYTHONUNBUFFERED CUDA_VISIBLE_DEVICES OMP_NUM_THREADS MKL_NUM_THREADS; do
+    for name in $(compgen -e SPEECHLAB_) PYTHONPATH PYTHONUNBUFFERED CUDA_VISIBLE_DEVICES OMP_NUM_THREADS MKL_NUM_THREADS \
+        RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT SLURM_JOB_ID SLURM_JOB_NODELIST SLURM_RESTART_COUNT; do
         [ -z "${!name+set}" ] || [ "$name" = SPEECHLAB_NESTED ] || [ "$name" = SPEECHLAB_PYTHON ] || line+=(--env "$name")
     done
     line+=(--env "SPEECHLAB_CONTAINER=podman:$image")

@@ -175,6 +175,7 @@ downloads=${SPEECHLAB_DOWNLOADS:-$repo/downloads}
 case $downloads in /*) ;; *) downloads=$_caller/$downloads ;; esac
 export SPEECHLAB_DOWNLOADS=$downloads PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
 [ -z "${SPEECHLAB_PYTHON:-}" ] || SPEECHLAB_PYTHON=$(_absolute "$SPEECHLAB_PYTHON")
+case ${SPEECHLAB_SLURM_CONF:-} in "" | /*) ;; *) SPEECHLAB_SLURM_CONF=$_caller/$SPEECHLAB_SLURM_CONF ;; esac
 if [ -e "${SPEECHLAB_IMAGE:-}" ]; then case $SPEECHLAB_IMAGE in /*) ;; *) SPEECHLAB_IMAGE=$_caller/$SPEECHLAB_IMAGE ;; esac; fi
 cd "$(dirname "$0")"
 recipe=$(pwd -P)
