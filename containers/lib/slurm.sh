@@ -149,7 +149,7 @@ not answer ($saying): try again, or if it is gone: rm $(quoted "$file")"
         if [ "$active" -gt 0 ]; then
             echo "note: job $job of an earlier run is still at work here: waiting for its end" >&2
             [ -e "$dir/cancelled" ] || cancel
-            while look; [ "$answer" != gone ] && [ "$active" -gt 0 ] && [ -z "$stopped" ]; do sleep 0.5; done
+            while look; [ "$answer" != gone ] && [ "$active" -gt 0 ] && [ -z "$stopped" ]; do sleep "$poll"; done
             [ -z "$stopped" ] || exit "$(number_of "$stopped")"
         fi
         rm -f "$file"
@@ -210,7 +210,7 @@ slurm() { # all of --backend slurm, for the command; does not return
     own=(${defaults[@]+"${defaults[@]}"}) defaults=()
     read_conf "$root/containers/slurm.conf.example"
     defaults+=(${own[@]+"${own[@]}"})
-    patience=${SPEECHLAB_SLURM_PATIENCE:-600}
+    patience=${SPEECHLAB_SLURM_PATIENCE:-600} poll=${SPEECHLAB_SLURM_POLL:-0.5}
     case $jobs in /*) ;; *) jobs=$PWD/$jobs ;; esac
 
     here=("$root/containers/cmd.sh" --backend local --ngpu "$ngpu" --engine "$engine")

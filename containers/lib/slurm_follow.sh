@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154  # slurm.sh and cmd.sh have set these
 # A job from its submission to its end: its log to our output, its end as our exit status, its cancelling. Sourced by
-# slurm.sh. Slurm is asked once a second about the one job; what its own files say comes first, because Slurm forgets a
+# slurm.sh. Slurm is asked about the one job once a second (every other SPEECHLAB_SLURM_POLL); what
 # job after some minutes, and accounting is not everywhere.
 
 stopped="" job="" over=false
@@ -70,7 +70,7 @@ news() { # what a waiting person wants to know
         echo "note: job $job waits: $reason" >&2
         told=$state:$reason
     fi
-    if [ "$restarts" -gt "$restarted" ] 2>/dev/null; then
+    if [ "$state" = RUNNING ] && [ "$restarts" -gt "$restarted" ] 2>/dev/null; then
         echo "note: job $job is started again (restart $restarts)" >&2
         restarted=$restarts
     fi
@@ -110,7 +110,7 @@ give_up() { # after a signal of ours
             over=true
             break
         fi
-        sleep 0.3
+        sleep "$poll"
     done
     drain
     status=$(number_of "$stopped")
@@ -153,6 +153,7 @@ follow() { # $job to its end; sets `status`
                     fi ;;
                 gone) break ;;
                 silent)
+                    [ -z "$stopped" ] || continue # Ctrl-C ended scontrol too
                     if [ "$silent_since" -eq 0 ]; then
                         silent_since=$((SECONDS + 1))
                         echo "note: the Slurm controller does not answer ($saying): trying on" >&2
@@ -165,7 +166,7 @@ follow() { # $job to its end; sets `status`
             news
         fi
         ticks=$((ticks + 1))
-        sleep 0.5
+        sleep "$poll"
     done
     over=true
     rm -f "$dir/job"
@@ -177,10 +178,10 @@ follow() { # $job to its end; sets `status`
 conclude() { # `status` from what is known, and one line for what only Slurm knows
     local filed="" size
     [ -z "$array" ] || { conclude_array; return; }
-    for _ in 1 2 3 4 5 6 7 8 9 10; do # NFS shows a new file after seconds
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do # NFS shows a new file after seconds
         [ ! -f "$dir/status" ] || { read -r filed <"$dir/status"; break; }
         [ "$answer" = gone ] || break
-        sleep 1
+        sleep "$poll"
     done
     drain
     status=${filed:-$(slurms_status "$exit_code")}

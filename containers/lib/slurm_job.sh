@@ -6,6 +6,18 @@
 set -uo pipefail
 readonly SAVED=85 # the exit status of a training that has saved and is to be started again
 
+outlast() { # $child; sets `status`. A signal to us ends `wait` as well, at the very moment that the child ends perhaps
+    while :; do
+        wait "$child"
+        status=$?
+        kill -0 "$child" 2>/dev/null || break
+    done
+    if [ "$status" -gt 128 ]; then
+        wait "$child" 2>/dev/null
+        [ $? -eq 127 ] || { wait "$child" 2>/dev/null; status=$?; }
+    fi
+}
+
 if [ "$1" = --task ]; then
     dir=$2 child=""
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -13,12 +25,7 @@ if [ "$1" = --task ]; then
     trap 'kill -TERM "$child"' TERM
     (trap '' USR1; exec bash "$dir/command.sh") & # too early for Python's handler, the notice must not kill
     child=$!
-    status=0
-    while :; do
-        wait "$child"
-        status=$?
-        kill -0 "$child" 2>/dev/null || break # a signal ends `wait`, too
-    done
+    outlast
     # srun ends all when one fails. One that has saved has not: the first may still be writing its checkpoint.
     [ "$status" -ne "$SAVED" ] || { : >"$dir/saved"; status=0; }
     exit "$status"
@@ -79,11 +86,7 @@ else
     (! "$requeue" || trap '' USR1; exec bash "$dir/command.sh") </dev/null &
 fi
 child=$!
-while :; do
-    wait "$child"
-    status=$?
-    kill -0 "$child" 2>/dev/null || break
-done
+outlast
 [ "$status" -ne 0 ] || [ ! -e "$dir/saved" ] || status=$SAVED
 
 case $status:$told in

@@ -45,6 +45,9 @@ def environment(device: torch.device, **more: Any) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_cpu()}",
         "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "container": container,
         "engine": os.environ.get("SPEECHLAB_ENGINE", "none"),
+        **({"slurm": {"job": os.environ["SLURM_JOB_ID"], "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
+                      "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0)}}
+           if os.environ.get("SLURM_JOB_ID") else {}),
         "command": " ".join(["python", "-m", "speechlab.train", *map(shlex.quote, sys.argv[1:])]), **more,
     }
 

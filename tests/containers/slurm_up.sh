@@ -61,10 +61,11 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket=$state/munge/socket,cred_expire=4
+AuthInfo=socket=$state/munge/socket,cred_expire=20
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
+MailProg=/bin/true
 ReturnToService=2
 KillWait=20
 SlurmctldPidFile=$state/slurmctld.own
