@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154  # slurm.sh and cmd.sh have set these
 # A job from its submission to its end: its log to our output, its end as our exit status, its cancelling. Sourced by
-# slurm.sh. Slurm is asked about the one job once a second (every other SPEECHLAB_SLURM_POLL); what
-# job after some minutes, and accounting is not everywhere.
+# slurm.sh. Slurm is asked about the one job once a second (every other SPEECHLAB_SLURM_POLL). What the job's own files
+# say comes first, because Slurm forgets a job after some minutes, and accounting is not everywhere.
 
 stopped="" job="" over=false
 answer="" active=0 saying=""
