@@ -170,6 +170,7 @@ slurm_job_done() { # runs the command as a job, or an array of them, to its end;
     line=("${submit[@]}" --parsable --job-name="$name" --chdir="$PWD" --output="${dir//%/%%}/log${array:+.%a}"
         --open-mode=append ${asked[@]+"${asked[@]}"} "$lib/slurm_job.sh" "$dir" "$lib/slurm_job.sh" "$requeue")
     if $dry_run; then
+        [ -z "$array" ] || echo "SPEECHLAB_SHARD=0/$array $(quoted "${here[@]}" "$@")"
         quoted "${line[@]}"
         echo "# $dir/command.sh"
         printf '%s\n' "$made"
@@ -186,6 +187,10 @@ slurm_job_done() { # runs the command as a job, or an array of them, to its end;
     trap '[ -z "$job" ] || $over || cancel' EXIT # a failure of our own
     if ! earlier; then
         name=$kind-$stamp dir=$jobs/$kind-$stamp
+        if [ -n "$array" ]; then # lay out what the tasks share
+            SPEECHLAB_SHARD=0/$array SPEECHLAB_BACKEND=local "${here[@]}" "$@" || exit $?
+            [ -z "$stopped" ] || exit "$(number_of "$stopped")"
+        fi
         submit_job
         echo "note: job $job is submitted; its log: $(quoted "$dir")/log" >&2
     fi
@@ -224,18 +229,10 @@ slurm() { # all of --backend slurm, for the command; does not return
         exec > >(trap '' INT TERM HUP; exec tee "$log") 2>&1
     fi
     status=0
-    if [ -n "$array" ]; then
-        # Lay out what the tasks share; the tasks; put together what they made. The first and the last are short.
-        if $dry_run; then echo "SPEECHLAB_SHARD=0/$array $(quoted "${here[@]}" "$@")"; else
-            SPEECHLAB_SHARD=0/$array SPEECHLAB_BACKEND=local "${here[@]}" "$@" || exit $?
-        fi
-        slurm_job_done "$kind" "$@"
-        [ "$status" -eq 0 ] || exit "$status"
-        if $dry_run; then quoted "${here[@]}" "$@"; exit 0; fi
-        exec "${here[@]}" "$@"
-    fi
     slurm_job_done "$kind" "$@"
-    exit "$status"
+    [ -n "$array" ] && [ "$status" -eq 0 ] || exit "$status"
+    if $dry_run; then quoted "${here[@]}" "$@"; exit 0; fi
+    exec "${here[@]}" "$@" # put together what the tasks made
 }
 
 lib=$root/containers/lib

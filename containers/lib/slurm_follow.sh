@@ -66,7 +66,7 @@ ended() { # of an array: how many of its tasks have left a status (`count`), and
 }
 
 news() { # what a waiting person wants to know
-    if [ "$state:$reason" != "$told" ] && [ "$state" = PENDING ] && [ "$ticks" -gt 6 ]; then
+    if [ "$state:$reason" != "$told" ] && [ "$state" = PENDING ] && [ "$ticks" -gt 20 ]; then
         echo "note: job $job waits: $reason" >&2
         told=$state:$reason
     fi
@@ -136,7 +136,7 @@ follow() { # $job to its end; sets `status`
         ! ended || good=true
         # A status that is not 0 may be a start's that Slurm is going to repeat: there Slurm has the last word.
         if $good && [ "$count" -gt 0 ] && { [ -z "$array" ] || [ "$count" -eq "$array" ]; }; then break; fi
-        if [ $((ticks % 2)) -eq 0 ] || [ "$count" -gt "$shown" ]; then
+        if [ $((ticks % (ticks < 20 ? 10 : 2))) -eq 0 ] || [ "$count" -gt "$shown" ]; then
             look
             case $answer in
                 yes)
@@ -166,7 +166,8 @@ follow() { # $job to its end; sets `status`
             news
         fi
         ticks=$((ticks + 1))
-        sleep "$poll"
+        # Files cost nothing: a short job is not to wait for us.
+        if [ "$ticks" -lt 20 ]; then sleep 0.1; else sleep "$poll"; fi
     done
     over=true
     rm -f "$dir/job"

@@ -95,7 +95,7 @@ def preempt(env: dict, exp: Path, after: int) -> None:
 def test_mnist(slurm, lab):
     """run.sh through Slurm, in which nothing is different but where it runs; then there is nothing to do."""
     recipe = lab / "egs" / "mnist"
-    options = ["--corpus", "synthetic", "--config", "conf/tiny.yaml", "--set", "train.epochs=2"]
+    options = ["--corpus", "synthetic", "--config", "conf/tiny.yaml", "--set", "train.epochs=1"]
     status, out = run(slurm, recipe / "run.sh", *options, cwd=lab)
     assert status == 0, out
     assert out.count(" is submitted; its log: ") == 2  # training and prediction, which are marked --gpu
