@@ -5,6 +5,10 @@ numbers as Kaldi archives ``{split}/0000.ark`` ... of float32, and last of all `
 is complete. The work goes by parts of 500 utterances, whose archive and manifest are each written aside and renamed,
 so that after an interruption at any moment the same command goes on with the missing parts. In a complete folder it
 starts afresh (run.sh does that only when asked to or when something changed).
+
+Several machines share the work by ``--shard`` (or SPEECHLAB_SHARD, which cmd.sh sets in a Slurm array): first 0/N lays
+the folder out, then 1/N ... N/N make their parts side by side, then the same command without a shard puts all together.
+The files are the same, to the byte, whoever made them.
 """
 
 from __future__ import annotations
@@ -45,11 +49,14 @@ SUFFIX = ".jsonl.gz"
 Job = tuple[list[str], Path, FeatureContract]
 
 
-def extract_folder(data: Path, to: Path, contract: FeatureContract, nj: int = 1) -> dict[str, Counter]:
-    """Extract all splits of the folder ``data`` into ``to`` with ``nj`` processes.
+def extract_folder(data: Path, to: Path, contract: FeatureContract, nj: int = 1,
+                   shard: tuple[int, int] | None = None) -> dict[str, Counter]:
+    """Extract all splits of the folder ``data`` into ``to`` with ``nj`` processes, or of their parts those of a shard.
 
+    Args:
+        shard: (i, of): with i = 0 nothing but the layout; else every ``of``-th part, and no manifests of whole splits.
     Returns:
-        Counts by split: cuts, seconds of audio, frames, resampled, mixed_down.
+        Counts by split: cuts, seconds of audio, frames, resampled, mixed_down. Of a shard, those of its parts.
     Raises:
         UserError: no manifests, a manifest or an audio file that can't be read, an utterance too short for a frame.
     """
@@ -57,26 +64,35 @@ def extract_folder(data: Path, to: Path, contract: FeatureContract, nj: int = 1)
     if not manifests:
         raise UserError(f"no manifests ({data}/*{SUFFIX}): stage 1 makes them")
     splits = [path.name.removesuffix(SUFFIX) for path in manifests]
-    _clear(to, splits)
+    index, of = shard or (0, 1)
+    if index == 0:
+        _clear(to, splits)
     counts: dict[str, Counter] = {split: Counter() for split in splits}
     jobs: list[Job] = []
     owners: dict[Path, str] = {}
     for manifest, split in zip(manifests, splits):
         lines = _lines(manifest)
-        _begin(to / split, manifest, contract)
-        for index, start in enumerate(range(0, len(lines), PART)):
-            ark = to / split / f"{index:04d}.ark"
+        _begin(to / split, manifest, contract, alone=index == 0)
+        for number, start in enumerate(range(0, len(lines), PART)):
+            ark = to / split / f"{number:04d}.ark"
+            if shard and len(owners) % of != index - 1:
+                owners[ark] = ""
+                continue
             owners[ark] = split
             if _part(ark).exists():
                 counts[split] += _count(json.loads(line) for line in _lines(_part(ark)))
             else:
                 jobs.append((lines[start:start + PART], ark, contract))
+    if shard == (0, of):
+        return counts
     kept = sum(c["cuts"] for c in counts.values())
     if kept:
         print(f"going on: {kept} utterances were extracted before", file=sys.stderr)
     if jobs:
         for _ in progress(_watched(_run(jobs, nj), owners, counts), contract.kind, sum(len(job[0]) for job in jobs)):
             pass
+    if shard:
+        return counts
     for split in splits:
         arks = sorted(ark for ark, owner in owners.items() if owner == split)
         with atomic(to / (split + SUFFIX)) as aside, open(aside, "wb") as whole:
@@ -101,14 +117,22 @@ def _clear(to: Path, splits: list[str]) -> None:
             shutil.rmtree(mark.parent)
 
 
-def _begin(folder: Path, manifest: Path, contract: FeatureContract) -> None:
-    """Keep a split's finished parts if they are of the same manifest, contract and version; else start it afresh."""
+def _begin(folder: Path, manifest: Path, contract: FeatureContract, alone: bool = True) -> None:
+    """Keep a split's finished parts if they are of the same manifest, contract and version; else start it afresh.
+
+    Not ``alone``, beside other shards: nothing is removed, and what is there must be of the same.
+    """
     source = {"manifest": sha256(manifest), "features": contract.name(), "part": PART}
     mark = folder / "source.json"
     try:
         same = json.loads(mark.read_text(encoding="utf-8")) == source
     except (OSError, ValueError):
         same = False
+    if not alone:
+        if not same:
+            raise UserError(f"{folder} was not laid out for this manifest and contract: --shard 0/N comes before the "
+                            "shards, which run beside one another")
+        return
     if not same:
         folder.parent.joinpath(folder.name + SUFFIX).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -223,6 +247,18 @@ def _start_worker(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _shard(text: str) -> tuple[int, int] | None:
+    """``"2/8"`` is (2, 8); nothing is no shard."""
+    if not text:
+        return None
+    index, _, of = text.partition("/")
+    if not (index.isascii() and index.isdigit() and of.isascii() and of.isdigit()) or not 0 <= int(index) <= int(of):
+        raise UserError(f"--shard {text}: I/N is needed, with I from 0 to N", 2)
+    if int(of) == 0:
+        raise UserError(f"--shard {text}: there must be at least one shard", 2)
+    return int(index), int(of)
+
+
 @cli
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m speechlab.extract", description="Extract and store features.")
@@ -230,14 +266,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, type=Path, help="folder with {split}.jsonl.gz manifests")
     parser.add_argument("--to", required=True, type=Path, help="folder for features and manifests")
     parser.add_argument("--nj", type=int, default=1, help="number of processes (default 1)")
+    parser.add_argument("--shard", default=os.environ.get("SPEECHLAB_SHARD", ""), metavar="I/N",
+                        help="only every N-th part, from the I-th on; 0/N: lay out what the shards share")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the config")
     args = parser.parse_args(argv)
     if args.nj < 1:
         raise UserError(f"--nj must be at least 1, not {args.nj}", 2)
+    shard = _shard(args.shard)
+    if shard:
+        args.nj = 1  # as many shards as processes: the others are elsewhere
     contract = configuration.load(args.config, args.set).features
     started = time.monotonic()
-    counts = extract_folder(args.data, args.to, contract, args.nj)
+    counts = extract_folder(args.data, args.to, contract, args.nj, shard)
     wall = time.monotonic() - started
+    if shard:
+        if shard[0]:
+            print(f"shard {args.shard}: {sum(c['cuts'] for c in counts.values())} utterances in {wall:.1f} s")
+        return 0
     print(f"{'split':<16}{'utterances':>11}{'hours':>9}{'frames':>11}{'resampled':>11}{'mixed down':>12}")
     for split, c in counts.items():
         print(f"{split:<16}{c['cuts']:>11}{c['seconds'] / 3600:>9.3f}{c['frames']:>11}{c['resampled']:>11}"

@@ -8,7 +8,7 @@
 #   parse_options "$@"
 #   user_path NAME PATH                a path of the user's as the recipe sees it, where an option may be one or a word
 #   contract features tokens           $features and $tokens: the short names of those sections of $config
-#   stage N "Title" [--gpu] [--ddp] [--train] [--conf SECTION,...] [--in PATH...] --out PATH... -- command...
+#   stage N "Title" [--gpu] [--ddp] [--train] [--array] [--conf SECTION,...] [--in PATH...] --out PATH... -- command...
 #   run_stages                         the last line
 #
 # It finds $recipe (its own folder, the working folder from here on), $repo, $downloads (absolute), and the values of
@@ -161,7 +161,7 @@ run_stages() {
   local name key=
   trap - EXIT
   [ -z "${config:-}" ] || [ ! -f "$config" ] || [ "$help" = true ] || key=$(_config_key)
-  for name in stage stop_stage ngpu exp sweep force dry_run help; do _plan+=(value 2 "$name" "${!name}"); done
+  for name in stage stop_stage nj ngpu exp sweep force dry_run help; do _plan+=(value 2 "$name" "${!name}"); done
   _plan+=(value 2 config "${config:-}" value 2 key "$key" sets ${#_sets[@]} ${_sets[@]+"${_sets[@]}"})
   _exec=(exec)
   _stages_py run "${_plan[@]}"
@@ -176,6 +176,7 @@ case $downloads in /*) ;; *) downloads=$_caller/$downloads ;; esac
 export SPEECHLAB_DOWNLOADS=$downloads PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
 [ -z "${SPEECHLAB_PYTHON:-}" ] || SPEECHLAB_PYTHON=$(_absolute "$SPEECHLAB_PYTHON")
 case ${SPEECHLAB_CACHE:-/} in /*) ;; *) SPEECHLAB_CACHE=$_caller/$SPEECHLAB_CACHE ;; esac
+case ${SPEECHLAB_SLURM_CONF:-} in "" | /*) ;; *) SPEECHLAB_SLURM_CONF=$_caller/$SPEECHLAB_SLURM_CONF ;; esac
 if [ -e "${SPEECHLAB_IMAGE:-}" ]; then case $SPEECHLAB_IMAGE in /*) ;; *) SPEECHLAB_IMAGE=$_caller/$SPEECHLAB_IMAGE ;; esac; fi
 cd "$(dirname "$0")"
 recipe=$(pwd -P)

@@ -106,7 +106,8 @@ environment() { # sets the arrays `names` (to be passed with the value they have
             SPEECHLAB_* | NCCL_* | GLOO_* | TORCH_* | PYTORCH_* | OMP_* | MKL_* | HF_* | WANDB_* | PYTHONUNBUFFERED | \
                 CUDA_VISIBLE_DEVICES | CUDA_DEVICE_ORDER | CUDA_LAUNCH_BLOCKING | MASTER_ADDR | MASTER_PORT | RANK | \
                 LOCAL_RANK | WORLD_SIZE | LOCAL_WORLD_SIZE | SLURM_JOB_ID | SLURM_PROCID | SLURM_LOCALID | SLURM_NODEID | \
-                SLURM_NTASKS | SLURM_CPUS_PER_TASK | SLURM_ARRAY_TASK_ID | SLURM_RESTART_COUNT | COLUMNS | TZ | TMPDIR | \
+                SLURM_NTASKS | SLURM_CPUS_PER_TASK | SLURM_ARRAY_TASK_ID | SLURM_RESTART_COUNT | SLURM_JOB_NODELIST | \
+                GLIBC_TUNABLES | COLUMNS | TZ | TMPDIR | \
                 XDG_CACHE_HOME | http_proxy | https_proxy | no_proxy | HTTP_PROXY | HTTPS_PROXY | NO_PROXY) names+=("$name") ;;
         esac
     done

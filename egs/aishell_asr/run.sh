@@ -42,7 +42,7 @@ stage 0 "Fetch text for the language model" --out "$lm_text" \
   -- python -m speechlab.corpora zh_text --to "$downloads"
 stage 1 "Manifests" --in "$whole" --out "$data"/{train,dev}.jsonl.gz \
   -- python -m speechlab.prepare "$module" --from "$raw" --to "$data" --split_by "$split_by" --nj "$nj"
-stage 2 "Fbank" --conf features --in "$data"/{train,dev}.jsonl.gz --out "$data/$features"/{train,dev}.jsonl.gz \
+stage 2 "Fbank" --array --conf features --in "$data"/{train,dev}.jsonl.gz --out "$data/$features"/{train,dev}.jsonl.gz \
   -- python -m speechlab.extract "$config" --data "$data" --to "$data/$features" --nj "$nj"
 stage 3 "Tokens" --conf tokens --in "$data/train.jsonl.gz" --out "$data/$tokens/tokens.json" \
   -- python -m speechlab.data.tokens "$config" --data "$data" --to "$data/$tokens"

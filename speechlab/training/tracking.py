@@ -45,6 +45,9 @@ def environment(device: torch.device, **more: Any) -> dict[str, Any]:
         "gpus": torch.cuda.device_count() if torch.cuda.is_available() else 0,  # here, not those in use
         "cpus": os.cpu_count(), "threads": torch.get_num_threads(),
         "engine": engine, "container": image, "image_id": os.environ.get("SPEECHLAB_IMAGE_ID", ""),
+        **({"slurm": {"job": os.environ["SLURM_JOB_ID"], "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
+                      "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0)}}
+           if os.environ.get("SLURM_JOB_ID") else {}),
         "command": " ".join(["python", "-m", "speechlab.train", *map(shlex.quote, sys.argv[1:])]), **more,
     }
 

@@ -117,8 +117,10 @@ def test_unknown_command(lab):
     (["--engine", "docker", "--", "true"], "--image"),
     (["--engine", "apptainer", "--", "true"], "--image"),
     (["--engine", "singularity", "--", "true"], "--image"),
-    (["--backend", "slurm", "--", "true"], "later version"),
-    (["--nodes", "2", "--", "true"], "later version"),
+    (["--nodes", "2", "--", "true"], "need --backend slurm"),
+    (["--procs", "2", "--", "true"], "need --backend slurm"),
+    (["--array", "no", "--", "true"], "'no'"),
+    (["--array", "3", "--procs", "2", "--", "true"], "one process"),
 ])
 def test_wrong_usage_is_one_line_and_status_2(lab, arguments, says):
     assert says in error(lab.run(*arguments), 2)

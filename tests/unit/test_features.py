@@ -255,6 +255,42 @@ def test_stage_stores_what_extract_gives(tmp_path: Path, small_parts: None, kind
     assert not list((tmp_path / "one").rglob(".tmp*")) and not list((tmp_path / "one" / "train").glob("*.gz"))
 
 
+def test_shards_make_the_same_files(tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cmd.sh --array has it: 0/N, then 1/N ... N/N side by side, then all; another N goes on with what there is."""
+    data, one, two = corpus(tmp_path / "data"), tmp_path / "one", tmp_path / "two"
+    counts = stage.extract_folder(data, one, FeatureContract(), nj=1)
+    with pytest.raises(UserError, match="0/N comes before"):
+        stage.extract_folder(data, two, FeatureContract(), shard=(1, 3))
+    stage.extract_folder(data, two, FeatureContract(), shard=(0, 3))
+    assert not list(two.rglob("*.ark"))
+    (two / "train" / ".tmp-1-0002.ark").touch()  # what a shard beside this one is writing
+    made = [stage.extract_folder(data, two, FeatureContract(), shard=(index, 3)) for index in (3, 1)]
+    assert (two / "train" / ".tmp-1-0002.ark").exists() and not (two / "contract.json").exists()
+    assert [sum(c["cuts"] for c in of.values()) for of in made] == [1, 4]  # parts: train 2, 2, 1; dev 2
+    done = {path: path.stat().st_mtime_ns for path in two.rglob("*.ark")}
+    stage.extract_folder(data, two, FeatureContract(), shard=(0, 5))
+    for index in range(1, 6):
+        stage.extract_folder(data, two, FeatureContract(), shard=(index, 5))
+    monkeypatch.setattr(stage, "_do_part", None)  # nothing is left to do
+    assert stage.extract_folder(data, two, FeatureContract()) == counts
+    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
+    for name in names:
+        assert _readable(one / name).replace(str(one), "") == _readable(two / name).replace(str(two), ""), name
+
+
+def _readable(path: Path) -> str:
+    """A file's bytes as text to compare, a .gz's content."""
+    return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("latin-1")
+
+
+@pytest.mark.parametrize("text", ["3", "4/3", "0/0", "a/b", "-1/2"])
+def test_wrong_shards(tmp_path: Path, capsys: pytest.CaptureFixture, text: str) -> None:
+    assert stage.main(["c.yaml", "--data", str(tmp_path), "--to", str(tmp_path), f"--shard={text}"]) == 2
+    assert f"--shard {text}" in capsys.readouterr().err
+
+
 def test_archives_are_kaldis(tmp_path: Path) -> None:
     kaldiio = pytest.importorskip("kaldiio")
     stage.extract_folder(corpus(tmp_path / "data"), tmp_path / "out", FeatureContract(), nj=1)

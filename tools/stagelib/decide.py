@@ -106,16 +106,36 @@ def _unfinished(record: dict) -> str:
 def full_command(stage: Stage, plan: Plan, python: str) -> list[str]:
     """The stage's command as it is run: through cmd.sh, with the chosen Python, torchrun and --set."""
     ngpu = int(plan.values["ngpu"]) if stage.gpu else 0
+    slurm = os.environ.get("SPEECHLAB_BACKEND") == "slurm"
     command = list(stage.command)
     if command[0] == "python":
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ngpu}"]
-        command = [python, *(launcher if stage.ddp and ngpu > 1 else []), *command[1:]]
+        command = [python, *(launcher if stage.ddp and ngpu > 1 and not slurm else []), *command[1:]]
     elif command[0].endswith(".sh"):
         command = ["bash", "-euo", "pipefail", *command]  # what `set -euo pipefail` in it says, even if it forgot
     if stage.conf:
         command += [word for pair in plan.sets for word in ("--set", pair)]
     cmd = os.path.join(plan.values["repo"], "containers", "cmd.sh")
-    return [cmd, *(["--ngpu", str(ngpu)] if ngpu else []), "--", *command]
+    return [cmd, *(["--ngpu", str(ngpu)] if ngpu else []), *backend(stage, plan, ngpu, slurm), "--", *command]
+
+
+def backend(stage: Stage, plan: Plan, ngpu: int, slurm: bool) -> list[str]:
+    """cmd.sh's options for where the stage runs. Slurm gets what is marked --gpu, and what is marked --array as an
+    array of --nj tasks; the rest is short, or needs the network, and runs here. Processes that share a training are
+    started by Slurm itself: torchrun would turn "saved, start me again" (85) into 1, and dies of Slurm's notice."""
+    nodes = os.environ.get("SPEECHLAB_NODES", "1") if stage.ddp else "1"
+    more = ["--nodes", nodes] if nodes != "1" else []
+    if not slurm:
+        return more  # which cmd.sh refuses
+    if not (stage.gpu or stage.array):
+        return ["--backend", "local"]
+    if stage.array:
+        more = ["--array", str(max(1, int(plan.values["nj"])))]
+    elif stage.ddp and ngpu > 1:
+        more += ["--procs", str(ngpu)]
+    if stage.train:
+        more.append("--requeue")
+    return ["--backend", "slurm", *more, "--jobs", os.path.join(os.path.dirname(stage.log_path), "slurm")]
 
 
 def environment(stage: Stage, plan: Plan, python: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 
-FLAGS = {"--gpu", "--ddp", "--train"}
+FLAGS = {"--gpu", "--ddp", "--train", "--array"}
 LISTS = {"--in", "--out"}
 BARE_OPTIONS = {"force", "dry_run", "help"}
 
@@ -60,6 +60,7 @@ class Stage:
         if not self.outputs:
             raise Stop(f"{where}: it needs --out, by which one sees that it is done", 2)
         self.gpu, self.ddp, self.train = ("--gpu" in self.flags, "--ddp" in self.flags, "--train" in self.flags)
+        self.array = "--array" in self.flags
         self.name = f"stage {self.number}"
         slug = re.sub(r"\W+", "_", self.title.lower()).strip("_")
         self.folder = _folder(self.outputs[0])
@@ -187,7 +188,8 @@ def help_text(plan: Plan) -> str:
             lines.append(f"  --{name:<{width}}{text}{shown}")
     lines += ["", "Stages (what is done is passed over; --stage N enters N and does it and those after it again)"]
     for stage in plan.stages:
-        lines.append(f"  {stage.number}  {stage.title}" + ("  (on the GPUs of --ngpu)" if stage.gpu else ""))
+        lines.append(f"  {stage.number}  {stage.title}" + ("  (on the GPUs of --ngpu)" if stage.gpu else "")
+                     + ("  (under Slurm: an array of --nj tasks)" if stage.array else ""))
         for what, paths in (("reads", stage.inputs), ("makes", stage.outputs)):
             for path in paths:
                 lines.append(f"       {what} {short(path, plan)}")
