@@ -82,6 +82,8 @@ if [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
     srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" bash "$self" --task "$dir" </dev/null &
 else
     trap 'told=$told:TERM; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM
+    # Not every cluster binds a job to its CPUs; more threads than these wait for one another.
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
     [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || export SPEECHLAB_SHARD=$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
     (! "$requeue" || trap '' USR1; exec bash "$dir/command.sh") </dev/null &
 fi
