@@ -4,11 +4,12 @@ set -uo pipefail
 
 usage() {
     cat <<'END'
-Usage: tools/test.sh [--all] [--help] [-- PYTEST ARGUMENTS]
+Usage: tools/test.sh [--containers] [--all] [--help] [-- PYTEST ARGUMENTS]
 
 Runs ruff, shellcheck (where there is one) and pytest; pytest holds the order of imports too (tests/unit/test_imports.py).
-  --all    the tests marked long or container too: minutes to tens of minutes more; containers need podman, or root and
-           apt-get to install it (tests/containers/podman_up.sh)
+  --containers  those marked container too: recipes in podman, in Apptainer and through Slurm, which tests/containers/*_up.sh
+                bring up (they install packages: root and apt-get; 15 GB; ten minutes the first time, else five)
+  --all         those marked long as well
 For instance: tools/test.sh -- -k fbank -x
 
 SPEECHLAB_PYTHON names a Python that has everything, and nothing is set up.
@@ -24,6 +25,7 @@ selected=(-m "not long and not container")
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) usage; exit 0 ;;
+        --containers) selected=(-m "container or not long") ;;
         --all) selected=() ;;
         --) shift; break ;;
         *) fail "test.sh: unknown option '$1' (test.sh --help; pytest's own come after --)" 2 ;;
