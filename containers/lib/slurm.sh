@@ -124,7 +124,7 @@ submit_job() { # sets `job`
                 if [ $((SECONDS - since)) -lt "$patience" ]; then
                     $said || echo "note: the Slurm controller does not answer ($(refused "$out")): trying on" >&2
                     said=true
-                    sleep 2
+                    nap 2
                     continue
                 fi ;;
         esac
@@ -149,7 +149,7 @@ not answer ($saying): try again, or if it is gone: rm $(quoted "$file")"
         if [ "$active" -gt 0 ]; then
             echo "note: job $job of an earlier run is still at work here: waiting for its end" >&2
             [ -e "$dir/cancelled" ] || cancel
-            while look; [ "$answer" != gone ] && [ "$active" -gt 0 ] && [ -z "$stopped" ]; do sleep "$poll"; done
+            while look; [ "$answer" != gone ] && [ "$active" -gt 0 ] && [ -z "$stopped" ]; do nap "$poll"; done
             [ -z "$stopped" ] || exit "$(number_of "$stopped")"
         fi
         rm -f "$file"

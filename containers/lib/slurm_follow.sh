@@ -11,6 +11,8 @@ number_of() { # SIGNAL: the exit status for it
     case $1 in INT) echo 130 ;; HUP) echo 129 ;; *) echo 143 ;; esac
 }
 
+nap() { sleep "$1" || true; } # Ctrl-C goes to the whole group: a sleep that it ends is no failure
+
 value() { # NAME: of $record, one line of scontrol's; sets `found`
     case $record in *" $1="*) found=${record#* "$1"=} found=${found%% *} ;; *) found="" ;; esac
 }
@@ -20,7 +22,7 @@ look() { # what does Slurm say of the job? `answer`: yes, gone, silent; `active`
     if ! out=$(scontrol --oneliner show job "$job" 2>&1); then
         case $out in
             *[Ii]"nvalid job id"*) answer=gone active=0 ;;
-            *) answer=silent active=1 saying=$(printf '%s' "$out" | tail -n 1) ;;
+            *) answer=silent active=1 saying=${out##*$'\n'} ;;
         esac
         return 0
     fi
@@ -110,7 +112,7 @@ give_up() { # after a signal of ours
             over=true
             break
         fi
-        sleep "$poll"
+        nap "$poll"
     done
     drain
     status=$(number_of "$stopped")
@@ -167,7 +169,7 @@ follow() { # $job to its end; sets `status`
         fi
         ticks=$((ticks + 1))
         # Files cost nothing: a short job is not to wait for us.
-        if [ "$ticks" -lt 20 ]; then sleep 0.1; else sleep "$poll"; fi
+        if [ "$ticks" -lt 20 ]; then nap 0.1; else nap "$poll"; fi
     done
     over=true
     rm -f "$dir/job"
@@ -182,7 +184,7 @@ conclude() { # `status` from what is known, and one line for what only Slurm kno
     for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do # NFS shows a new file after seconds
         [ ! -f "$dir/status" ] || { read -r filed <"$dir/status"; break; }
         [ "$answer" = gone ] || break
-        sleep "$poll"
+        nap "$poll"
     done
     drain
     status=${filed:-$(slurms_status "$exit_code")}

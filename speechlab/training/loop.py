@@ -106,6 +106,7 @@ class Trainer:
         self.epoch = self.batch = self.step = self.nonfinite = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
+        self.sums, self.whole = {"loss": 0.0, "count": 0.0}, {"loss": 0.0, "count": 0.0}
         self.signal = 0
 
     # -- the loop ----------------------------------------------------------------------------------------------------
@@ -144,8 +145,9 @@ class Trainer:
             checkpoint.set_random_state(resumed["random"])
         self.model.train()
         started = logged = saved = time.monotonic()
-        sums = {"loss": 0.0, "count": 0.0, "items": 0, "steps": 0}
-        whole = {"loss": 0.0, "count": 0.0}
+        if self.batch == 0:  # else they hold the epoch's beginning: an interruption changes no figure
+            self.sums, self.whole = {"loss": 0.0, "count": 0.0}, {"loss": 0.0, "count": 0.0}
+        sums, whole, seen = self.sums, self.whole, 0
         bar = self._bar(size)
         for group in groups:
             done = (self.epoch + self.batch / size) / self.config.epochs
@@ -156,8 +158,7 @@ class Trainer:
             for place in (sums, whole):
                 place["loss"] += loss * count
                 place["count"] += count
-            sums["items"] += items
-            sums["steps"] += 1
+            seen += items
             now = time.monotonic()
             if tracker:
                 if bar is not None:
@@ -165,7 +166,7 @@ class Trainer:
                     bar.update()
                 if self.step % self.config.log_steps == 0 or self.step == 1:
                     record = {"epoch": self.epoch + 1, "loss": sums["loss"] / max(sums["count"], 1), "lr": lr,
-                              "grad_norm": norm, "items_per_s": sums["items"] * self.world.size / (now - logged),
+                              "grad_norm": norm, "items_per_s": seen * self.world.size / (now - logged),
                               "seconds": self.seconds + now - started, "memory_gb": memory_gb(self.world.device),
                               **getattr(self.task, "watch", dict)()}  # while the step's gradients are there
                     tracker.write("step", self.step, record)
@@ -173,7 +174,8 @@ class Trainer:
                             "epoch %d step %d (%d/%d): loss %.4f, lr %.2e, grad norm %.2f, %.0f items/s, %.1f GB",
                             self.epoch + 1, self.step, self.batch, size, record["loss"], lr, norm,
                             record["items_per_s"], record["memory_gb"])
-                    sums, logged = dict.fromkeys(sums, 0), now
+                    sums.update(loss=0.0, count=0.0)
+                    seen, logged = 0, now
             if self.world.any(self.signal != 0):
                 self.signal = self.signal or signal.SIGTERM
                 self.seconds += now - started
@@ -308,7 +310,8 @@ class Trainer:
                 "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
                 "scaler": self.scaler.state_dict(), "random": checkpoint.random_state(), "epoch": self.epoch,
                 "batch": self.batch, "step": self.step, "seconds": self.seconds, "history": self.history,
-                "train_loss": getattr(self, "train_loss", 0.0), **self.meta, **self.task.state()})
+                "train_loss": getattr(self, "train_loss", 0.0), "sums": self.sums, "whole": self.whole, **self.meta,
+                **self.task.state()})
             checkpoint.prune(self.folder, self.config.keep)
             env = self.exp / "env.json"
             write_json(env, {**self.meta["env"], "metric": f"valid_{self.task.metric}",
@@ -331,6 +334,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         for name in ("epoch", "batch", "step", "seconds", "history", "train_loss"):
             setattr(self, name, state[name])
+        self.sums, self.whole = state.get("sums", self.sums), state.get("whole", self.whole)
         log.info("going on from checkpoints/step-%d.pt (epoch %d, %.0f s so far)", self.step, self.epoch + 1,
                  self.seconds)
         return state

@@ -85,7 +85,7 @@ JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
 PartitionName=cpu Nodes=$host Default=YES MaxTime=INFINITE OverSubscribe=NO State=UP
-PartitionName=closed Nodes=$host MaxTime=INFINITE AllowGroups=nogroup State=UP
+PartitionName=closed Nodes=$host MaxTime=INFINITE State=INACTIVE
 END_OF_CONF
 if ! cmp -s "$config.new" "$config"; then
     down

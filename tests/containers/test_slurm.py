@@ -171,7 +171,7 @@ def test_statuses_and_refusals(slurm, tmp_path):
     status, out = run(slurm, CMD, "--array", "2", "--", "sh", "-c", '[ "$SPEECHLAB_SHARD" != 2/2 ] || exit 4',
                       cwd=tmp_path)
     assert status == 4 and "_2 of 2 failed with status 4" in out
-    for options, says in ((["--slurm", "partition=closed"], "closed"), (["--slurm", "partition=nosuch"], "nosuch"),
+    for options, says in ((["--slurm", "partition=closed"], "inactive"), (["--slurm", "partition=nosuch"], "nosuch"),
                           (["--slurm", "mem=9000G"], "emory"), (["--ngpu", "1"], "gres")):
         status, out = run(slurm, CMD, *options, "--", "true", cwd=tmp_path)
         assert status == 1 and out.startswith("error: Slurm does not take the job: ") and out.count("\n") == 1

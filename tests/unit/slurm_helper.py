@@ -7,6 +7,7 @@ answer), ``refuse`` (what sbatch says instead of taking a job), ``pending`` (the
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -96,7 +97,11 @@ class Cluster(Lab):
             self.program(name, f"S='{self.slurm}' DOWN='{DOWN}'\n{body}")
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen:
-        return super().start("--backend", "slurm", *arguments, **{"SPEECHLAB_SLURM_POLL": "0.1", **env})
+        kept = {key: value for key, value in os.environ.items() if key in ("LANG", "LC_ALL", "TMPDIR")}
+        kept |= {"PATH": str(self.bin), "HOSTNAME": "here", "SPEECHLAB_NESTED": "1", "SPEECHLAB_SLURM_POLL": "0.1"}
+        return subprocess.Popen(["bash", self.cmd, "--backend", "slurm", *arguments], cwd=self.recipe,
+                                env={**kept, **env}, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, start_new_session=True)
 
     def say(self, name: str, text: str = "") -> None:
         """Write one of the files by which a test tells the programs what to do."""

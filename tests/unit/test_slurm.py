@@ -237,7 +237,8 @@ class TestSignals:
     @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 85), (signal.SIGHUP, 85)])
     def test_running(self, cluster, number, status):
         process = self.begun(cluster, "--requeue")
-        process.send_signal(number)
+        # As a terminal and tools/stages.py do: Ctrl-C to the whole group, the others to the command alone.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
         out, err = process.communicate(timeout=30)
         assert process.returncode == status and "saved 10" in out and "job 7 is cancelled" in err, (out, err)
         assert "requeue 7" not in cluster.calls("scontrol")
@@ -245,7 +246,7 @@ class TestSignals:
     def test_running_what_does_not_save(self, cluster):
         process = cluster.start("--", "sh", "-c", "echo ready; exec sleep 60")
         process.stdout.readline(), process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=30)
         assert process.returncode == 130 and cluster.calls("scancel") == ["7"]
 
@@ -253,7 +254,7 @@ class TestSignals:
         cluster.say("pending")
         process = cluster.start("--requeue", "--", "true")
         cluster.wait_for(cluster.slurm / "scontrol", "show job 7")
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 130 and "is cancelled" in err and cluster.calls("scancel")[-1] == "7"
         assert not list(cluster.jobs()[0].glob("job"))
@@ -261,9 +262,7 @@ class TestSignals:
     def test_while_sbatch_is_at_work(self, cluster):
         """Ctrl-C goes to the whole group, sbatch among it; the job that it makes all the same is cancelled."""
         cluster.program("sbatch", f"cd '{cluster.slurm}'; echo x >begun; sleep 1; touch pending; echo 7")
-        env = {"PATH": str(cluster.bin), "SPEECHLAB_NESTED": "1", "HOSTNAME": "here"}
-        process = subprocess.Popen(["bash", cluster.cmd, "--backend", "slurm", "--", "true"], cwd=cluster.recipe,
-                                   env=env, stderr=subprocess.PIPE, start_new_session=True, text=True)
+        process = cluster.start("--", "true")
         cluster.wait_for(cluster.slurm / "begun")
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=30)
