@@ -1,5 +1,6 @@
 """cmd.sh and recipes in real engines: the packages come from the image, everything else from this repository."""
 
+import contextlib
 import csv
 import gzip
 import json
@@ -49,9 +50,17 @@ def test_signals_end_the_container(engine, tmp_path, number):
     for code, statuses in ((listens, {85}), (deaf, {128 + number, -number, 1, 130})):
         process = engine.start(CMD, "--", "python", "-c", code, cwd=tmp_path)
         assert process.stdout.readline() == "ready\n"
-        process.send_signal(number)
-        assert process.wait(timeout=60) in statuses
+        # podman 4.3 drops a signal that comes before it has seen the container run, as on a busy machine just after the
+        # start: sent again until it is heard.
+        for _ in range(12):
+            process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+                break
+        ended = process.poll()
+        process.kill()  # nothing if it has ended
         process.stdout.close()
+        assert ended in statuses
     assert gone(engine, "sleep(300.125)")
 
 
