@@ -128,7 +128,7 @@ def test_speech_preempted(slurm, lab):
     assert json.loads((again / "env.json").read_text())["slurm"]["restarts"] == 1
     assert metrics(again) == metrics(whole)
     figures = [[(row["test_set"], row["method"], row["metric"], row["value"]) for row in
-                json.loads((exp / "results.json").read_text())] for exp in (whole, again)]
+                json.loads((exp / "results.json").read_text()) if row["metric"] != "RTF"] for exp in (whole, again)]
     assert figures[0] == figures[1] and any(row[2] == "CER" for row in figures[0])
 
     # The same features as without Slurm, to the byte; and --nj and the backend make nothing stale.
