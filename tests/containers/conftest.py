@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,12 @@ def brought_up(name: str) -> dict[str, str]:
         pytest.skip(f"{name} can't be brought up: {done.stderr.strip().splitlines()[-1]}")
     exports = shlex.split(done.stdout.strip().splitlines()[-1])[1:]
     return {**env, **dict(word.split("=", 1) for word in exports)}
+
+
+@pytest.fixture(scope="session")
+def bring_up() -> Callable[[str], dict[str, str]]:
+    """Brings an engine up by its name, and returns the environment in which cmd.sh uses it."""
+    return brought_up
 
 
 @pytest.fixture(scope="session", params=["podman", "apptainer"])

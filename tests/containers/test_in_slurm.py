@@ -108,6 +108,22 @@ def test_mnist(slurm, lab):
     status, out = run(slurm, recipe / "run.sh", *options, cwd=lab)
     assert status == 0 and "nothing to do" in out, out
 
+@pytest.mark.parametrize("engine", ["podman", "apptainer"])
+def test_mnist_in_an_engine(slurm, lab, bring_up, engine):
+    """The job runs cmd.sh on the node, which makes the engine's line there: env.json knows both."""
+    inside = bring_up(engine)
+    settings = {name: inside[name] for name in inside
+                if name.startswith(("SPEECHLAB_", "CONTAINERS_")) or name == "PATH"}
+    recipe = lab / "egs" / "mnist"
+    env = {name: value for name, value in slurm.items() if name != "SPEECHLAB_PYTHON"}
+    options = ["--corpus", "synthetic", "--config", "conf/tiny.yaml", "--set", "train.epochs=1"]
+    status, out = run(env, recipe / "run.sh", *options, cwd=lab, **settings)
+    assert status == 0, out
+    known = json.loads((recipe / "exp" / "synthetic_tiny" / "env.json").read_text())
+    assert known["engine"] == engine and int(known["slurm"]["job"]), known
+    assert queue(slurm) == []
+
+
 
 def test_speech_preempted(slurm, lab):
     """Features as an array; and a training that is told to make room, saves, waits, goes on: the same figures."""
