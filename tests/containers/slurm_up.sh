@@ -52,6 +52,7 @@ done
 
 mkdir -p "$state/state" "$state/spool" "$state/munge"
 host=$(hostname -s)
+cpus=$(getconf _NPROCESSORS_ONLN) # nproc would say what OMP_NUM_THREADS says
 memory=$(awk '/^MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)
 # jobacct_gather/linux kills a job that takes more memory than it asked for, without cgroups; cred_expire is how long a
 # requeued job waits before it starts again.
@@ -78,12 +79,12 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-DefMemPerCPU=$((memory / $(nproc)))
+DefMemPerCPU=$((memory / cpus))
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory State=UNKNOWN
 PartitionName=cpu Nodes=$host Default=YES MaxTime=INFINITE OverSubscribe=NO State=UP
 PartitionName=closed Nodes=$host MaxTime=INFINITE State=INACTIVE
 END_OF_CONF
