@@ -59,7 +59,8 @@ while [ $# -gt 0 ]; do
         --help | -h) usage; exit 0 ;;
         --dry_run) dry_run=true; shift; continue ;;
         --doctor | --clean) instead=${1#--}; shift; continue ;;
-        --requeue) requeue=true; shift; continue ;;
+        --requeue) # shellcheck disable=SC2034  # lib/slurm.sh reads it, and --jobs below
+            requeue=true; shift; continue ;;
         --*=*) name=${1%%=*} value=${1#*=}; shift ;;
         --ngpu | --engine | --image | --backend | --nodes | --log | --procs | --array | --slurm | --jobs)
             [ $# -ge 2 ] && [ "$2" != -- ] || fail "$1 needs a value (cmd.sh --help)" 2
@@ -76,7 +77,8 @@ while [ $# -gt 0 ]; do
         --procs) procs=$value ;;
         --array) array=$value ;;
         --slurm) slurm_options+=("$value") ;;
-        --jobs) jobs=$value ;;
+        --jobs) # shellcheck disable=SC2034
+            jobs=$value ;;
         *) fail "cmd.sh: unknown option '$name' (cmd.sh --help)" 2 ;;
     esac
 done
@@ -108,7 +110,7 @@ if [ "$backend" = slurm ] && [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${SPEECHLAB_NES
     backend=local
 fi
 if [ "$backend" = slurm ]; then
-    # shellcheck source=containers/lib/slurm.sh
+    # shellcheck disable=SC1091
     source "$root/containers/lib/slurm.sh"
     slurm "$@" # does not return
 fi

@@ -65,7 +65,7 @@ probe='import os, shutil, site, sys
 print("python=" + sys.executable, sys.version.split()[0])
 try:
     import torch
-except Exception as error:
+except Exception as error:  # whatever it is, the table shows it
     print("error=", type(error).__name__, error)
     sys.exit(0)
 print("torch=" + torch.__version__)
@@ -75,7 +75,7 @@ print("gpus=" + str(torch.cuda.device_count() if torch.cuda.is_available() else 
 print("names=" + ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
 try:
     print("nccl=" + ".".join(map(str, torch.cuda.nccl.version())))
-except Exception:
+except (AttributeError, RuntimeError):  # a build without it
     print("nccl=")
 print("shm=%d" % (shutil.disk_usage("/dev/shm").total >> 20 if os.path.isdir("/dev/shm") else -1))
 print("user=" + site.getusersitepackages() * bool(site.ENABLE_USER_SITE))'

@@ -148,3 +148,19 @@ def test_what_can_not_be_built_says_so(build):
 def test_every_activation_builds():
     for name in ACTIVATIONS:
         assert MLP((1, 4, 4), 3, hidden=[4], activation=name, init="xavier")(torch.randn(2, 1, 4, 4)).isfinite().all()
+
+
+def test_fast_nets_output_learns():
+    """At the recipe's rate (conf/fast.yaml): scaled down too far it would stand still, and nothing would say so."""
+    torch.manual_seed(0)
+    net = FastNet(COLOUR, 10, widths=[16, 32, 32])
+    x, y = torch.randn(64, *COLOUR), torch.randint(10, (64,))
+    assert net(x).std() < 0.5, "it begins with all but even answers"
+    weight = net.output.op.weight
+    begun = weight.detach().clone()
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.75, momentum=0.85, nesterov=True)
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    assert (weight - begun).norm() > 0.3 * begun.norm()

@@ -112,6 +112,11 @@ def losses(exp):
             if (r := json.loads(line))["kind"] == "step"}
 
 
+def epoch_losses(exp):
+    return {r["epoch"]: r["train_loss"] for line in (exp / "metrics.jsonl").read_text().splitlines()
+            if (r := json.loads(line))["kind"] == "epoch"}
+
+
 def test_killed_and_resumed_is_bit_identical(toy, tmp_path):
     status, output = toy(tmp_path / "whole")
     assert status == 0, output
@@ -155,6 +160,7 @@ def test_a_signal_saves_and_says_requeue(toy, tmp_path):
     assert status == 0
     toy(tmp_path / "whole", EPOCHS=6)
     assert losses(tmp_path / "exp") == losses(tmp_path / "whole")
+    assert epoch_losses(tmp_path / "exp") == epoch_losses(tmp_path / "whole"), "of all their steps, not of those since"
 
 
 @pytest.mark.parametrize("dropout", [0, 0.3])

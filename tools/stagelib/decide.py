@@ -143,7 +143,7 @@ def environment(stage: Stage, plan: Plan, python: str) -> dict[str, str]:
     env = {"SPEECHLAB_NGPU": plan.values["ngpu"] if stage.gpu else "0", "PYTHONUNBUFFERED": "1",
            "PYTHONPATH": os.environ.get("PYTHONPATH", plan.values["repo"]),
            "SPEECHLAB_PROGRESS": "bar" if sys.stderr.isatty() else "lines"}
-    # Huge pages for what PyTorch allocates and frees in each step: a sixth of a step's time went into faulting pages in
+    # Huge pages for what PyTorch allocates and frees in each step: faulting its pages in was a seventh of a step's time
     # (egs/mnist/RESULTS.md). Asked for by glibc 2.35 and newer, where the kernel offers them; ignored elsewhere.
     env["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     if sys.stderr.isatty():
