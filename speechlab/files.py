@@ -46,6 +46,14 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """The file's JSON; None where the file is missing, or is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def sha256(path: str | Path) -> str:
     """The file's SHA-256 in hex, read in blocks."""
     digest = hashlib.sha256()
