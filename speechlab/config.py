@@ -1,103 +1,94 @@
 """Configuration: plain YAML into frozen dataclasses; the command line over the YAML over the defaults.
 
-A YAML file names its task (``task: asr``); the task's module (``speechlab/tasks/asr.py``) offers a frozen dataclass
-``Config`` whose fields are the file's sections. An unknown key or a wrong type is an error that names the key and the
-nearest valid one. Networks are chosen by a dotted path, ``speechlab.models.asr:Conformer`` or ``local.model:Net``, and
-their other keys are the constructor's arguments (:class:`Component`).
+Here is what knows no task: reading YAML, overrides, types. Which dataclasses a file is read into, and which classes it may
+name, its task says (``load_config`` and ``locate`` in speechlab/tasks/__init__.py). An unknown key or a wrong type is an
+error that names the key and the nearest valid one.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import difflib
 import hashlib
-import importlib
 import inspect
 import json
-import sys
+import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from speechlab.errors import UserError, cli
+from speechlab.errors import UserError
 
-# What a config may import. A config is data that people pass around: it must not be able to call just anything.
-IMPORTABLE = ("speechlab", "espnet2", "torchaudio", "torch.nn", "transformers", "speechbrain", "local")
+Locate = Callable[[str], Any]  # a dotted path, package.module:Name -> the object
 
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """A class by its dotted path and the constructor's arguments that the config gives."""
+    """A class by its dotted path, the constructor's arguments that the config gives, and the class itself."""
 
     path: str
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    target: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def build(self, **injected: Any) -> Any:
         """The object: ``injected`` arguments (sizes, say) are what the program knows and the config need not say."""
-        return locate(self.path)(**{**self.args, **injected})
+        return self.target(**{**self.args, **injected})
 
 
-def locate(path: str) -> Any:
-    """The object at ``package.module:Name``; only modules under :data:`IMPORTABLE` are imported.
+class _NoTwins(yaml.SafeLoader):
+    """YAML without the trap that a key's second value silently replaces the first."""
 
-    Raises UserError for a path of another form, a module outside of the list, or a name that is not there.
-    """
-    module, colon, name = path.partition(":")
-    if not colon or not name.isidentifier():
-        raise UserError(f"class '{path}' is not of the form package.module:Name")
-    if not any(module == prefix or module.startswith(prefix + ".") for prefix in IMPORTABLE):
-        raise UserError(f"class '{path}': only modules of {', '.join(IMPORTABLE)} may be named in a config; "
-                        "put a class of your own into the recipe's local/ folder")
-    if module.split(".")[0] == "local" and "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # `local` is the recipe's own folder, and recipes run inside it
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(f"class '{path}': no module '{error.name}' (is the package installed?)") from error
-    if not hasattr(found, name):
-        raise UserError(f"class '{path}': {module} has no '{name}'{_nearest(name, dir(found))}")
-    return getattr(found, name)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if isinstance(key, (str, int, float)) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"line {line}: the key '{key}' stands twice (first "
+                                                        f"in line {seen[key]}): remove one")
+            if isinstance(key, (str, int, float)):
+                seen[key] = line
+        return super().construct_mapping(node, deep)
 
 
-def load(path: str | Path, sets: Iterable[str] = ()) -> Any:
-    """Read a YAML file, apply ``key=value`` overrides, and return the task's ``Config``.
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says, built of mappings, lists and scalars only; yaml.YAMLError for anything else."""
+    return yaml.load(text, _NoTwins)  # noqa: S506  (a SafeLoader)
 
-    Args:
-        path: the YAML file; it must say ``task: <module of speechlab.tasks>``.
-        sets: overrides such as ``train.epochs=3``; values are YAML (``[1, 2]``, ``true``, ``null``).
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a config's YAML file; it must name its task.
+
     Raises:
-        UserError: with the file, the key and the nearest valid one.
+        UserError: (status 2) there is no such file, it is not plain YAML, or it names no task.
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
         there = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UserError(f"no config {path}" + (f"; there are {', '.join(there)}" if there else ""), 2) from None
+    except yaml.constructor.ConstructorError as error:
+        raise UserError(f"{path} is not plain YAML: {error.problem or error}", 2) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not plain YAML: {error}", 2) from None
     if not isinstance(raw, dict) or not isinstance(raw.get("task"), str):
         raise UserError(f"{path} must be a mapping with a line 'task: ...' (asr, say)", 2)
-    return from_dict(override(raw, sets), str(path))
+    return raw
 
 
-def from_dict(raw: dict[str, Any], where: str = "config") -> Any:
-    """The task's ``Config`` from a plain mapping, as :func:`to_dict` makes it (a checkpoint carries one)."""
-    task = raw.get("task")
-    try:
-        schema = importlib.import_module(f"speechlab.tasks.{task}").Config
-    except ModuleNotFoundError as error:
-        if error.name != f"speechlab.tasks.{task}":
-            raise
-        tasks = sorted(p.stem for p in (Path(__file__).parent / "tasks").glob("[a-z]*.py"))
-        raise UserError(f"{where}: no task '{task}'; there are {', '.join(tasks)}", 2) from None
-    return _convert(schema, raw, "", where)
+def convert(schema: type, raw: dict[str, Any], where: str, locate: Locate) -> Any:
+    """A plain mapping as the dataclass ``schema``, its sections as theirs.
+
+    Raises:
+        UserError: (status 2) with ``where``, the key and the nearest valid one.
+    """
+    return _convert(schema, raw, "", where, locate)
 
 
 def to_dict(config: Any) -> Any:
@@ -141,15 +132,23 @@ def override(raw: dict[str, Any], sets: Iterable[str]) -> dict[str, Any]:
     return raw
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def setting(key: str, value: Any) -> str:
+    """``key=value`` as --set takes it: what YAML reads as ``value`` again."""
+    if isinstance(value, str) and re.fullmatch(r"[\w.:/+-]+", value) and yaml.safe_load(value) == value:
+        return f"{key}={value}"
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'X'?"`` or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _convert(kind: Any, value: Any, key: str, where: str) -> Any:
+def _convert(kind: Any, value: Any, key: str, where: str, locate: Locate) -> Any:
     """``value`` as the type ``kind``, or a UserError that names ``key``."""
     if kind is Component:
-        return _component(value, key, where)
+        return _component(value, key, where, locate)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise UserError(f"{where}: '{key}' must be a section (key: value lines), not {value!r}", 2)
@@ -157,9 +156,9 @@ def _convert(kind: Any, value: Any, key: str, where: str) -> Any:
         for name in value:
             if name not in hints:
                 full = f"{key}.{name}" if key else str(name)
-                hint = _nearest(str(name), hints) or f"; {key or 'the top level'} has {', '.join(hints)}"
+                hint = nearest(str(name), hints) or f"; {key or 'the top level'} has {', '.join(hints)}"
                 raise UserError(f"{where}: unknown key '{full}'{hint}", 2)
-        parts = {n: _convert(hints[n], v, f"{key}.{n}" if key else n, where) for n, v in value.items()}
+        parts = {n: _convert(hints[n], v, f"{key}.{n}" if key else n, where, locate) for n, v in value.items()}
         try:
             return kind(**parts)
         except TypeError as error:
@@ -169,19 +168,20 @@ def _convert(kind: Any, value: Any, key: str, where: str) -> Any:
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         options = [a for a in typing.get_args(kind) if a is not type(None)]
-        return None if value is None else _convert(options[0], value, key, where)
+        return None if value is None else _convert(options[0], value, key, where, locate)
     if origin is typing.Literal:
         allowed = typing.get_args(kind)
         if isinstance(value, bool):  # YAML 1.1 reads a bare off as false
             value = next((word for word in (("on", "yes") if value else ("off", "no")) if word in allowed), value)
         if value not in allowed:
             raise UserError(f"{where}: '{key}' must be one of {', '.join(map(str, allowed))}, not {value!r}"
-                            f"{_nearest(str(value), map(str, allowed))}", 2)
+                            f"{nearest(str(value), map(str, allowed))}", 2)
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where}: '{key}' must be a list, not {value!r}", 2)
-        return tuple(_convert(typing.get_args(kind)[0], item, f"{key}[{i}]", where) for i, item in enumerate(value))
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(inner, item, f"{key}[{i}]", where, locate) for i, item in enumerate(value))
     if origin is dict or kind is dict:
         if not isinstance(value, dict):
             raise UserError(f"{where}: '{key}' must be a mapping, not {value!r}", 2)
@@ -196,46 +196,20 @@ def _convert(kind: Any, value: Any, key: str, where: str) -> Any:
     raise UserError(f"{where}: '{key}' must be {getattr(kind, '__name__', kind)}, not {value!r}", 2)
 
 
-def _component(value: Any, key: str, where: str) -> Component:
+def _component(value: Any, key: str, where: str, locate: Locate) -> Component:
     if not isinstance(value, dict) or not isinstance(value.get("class"), str):
         raise UserError(f"{where}: '{key}' must be a section with a line 'class: package.module:Name'", 2)
     args = {name: item for name, item in value.items() if name != "class"}
     try:
-        signature = inspect.signature(locate(value["class"]))
+        target = locate(value["class"])
+        signature = inspect.signature(target)
     except UserError as error:
         raise UserError(f"{where}: {key}: {error}", 2) from None
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: {key}: {value['class']} is nothing that can be called", 2) from None
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for name in args:
         if name not in signature.parameters and not open_ended:
             raise UserError(f"{where}: unknown key '{key}.{name}': {value['class']} does not take it"
-                            f"{_nearest(name, signature.parameters)}", 2)
-    return Component(value["class"], args)
-
-
-@cli
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m speechlab.config", description="Resolve and check a config.")
-    parser.add_argument("config", help="a YAML file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override (repeatable)")
-    parser.add_argument("--json", action="store_true", help="print JSON with the sections' short names as well")
-    args = parser.parse_args(argv)
-    found = load(args.config, args.set)
-    if not args.json:
-        print(dump(found), end="")
-        return 0
-    names = {}
-    for field in dataclasses.fields(found):
-        section = getattr(found, field.name)
-        if dataclasses.is_dataclass(section):
-            names[field.name] = section.name() if hasattr(section, "name") and callable(section.name) \
-                else f"{field.name}-{short_hash(section)}"
-    # What keys are where nobody sets them: a key that is younger than a stage's record then changes nothing.
-    defaults = {f.name: to_dict(f.default) for f in dataclasses.fields(found) if dataclasses.is_dataclass(f.default)}
-    print(json.dumps({"resolved": to_dict(found), "names": names, "defaults": defaults}, ensure_ascii=False))
-    return 0
-
-
-if __name__ == "__main__":
-    from speechlab import config  # not this copy named __main__, whose classes are not the ones that tasks know
-
-    raise SystemExit(config.main())
+                            f"{nearest(name, signature.parameters)}", 2)
+    return Component(value["class"], args, target)

@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from lhotse.serialization import deserialize_item
 
-from speechlab import config as configuration
+from speechlab import tasks
 from speechlab.errors import UserError, cli
 from speechlab.features import audio
 from speechlab.features.contract import FILE, FeatureContract, load_contract
@@ -275,7 +275,8 @@ def main(argv: list[str] | None = None) -> int:
     shard = _shard(args.shard)
     if shard:
         args.nj = 1  # as many shards as processes: the others are elsewhere
-    contract = configuration.load(args.config, args.set).features
+    tasks.at(None)
+    contract = tasks.load_config(args.config, args.set).features
     started = time.monotonic()
     counts = extract_folder(args.data, args.to, contract, args.nj, shard)
     wall = time.monotonic() - started

@@ -32,12 +32,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechlab import config as configs
+from speechlab import tasks
+from speechlab.config import setting
 from speechlab.errors import UserError, cli
 from speechlab.reporting import html, sweeps
 from speechlab.reporting.sweeps import DONE, FAILED, INTERRUPTED, TO_DO, Trial
 from speechlab.reporting.table import write_table
-from speechlab.training.sweep_file import Sweep, read, setting
+from speechlab.training.sweep_file import Sweep, read
 
 REQUEUE = 85  # a training that was told to end has saved and is to be started again
 BARE = {"force", "dry_run", "help"}  # options of run.sh without a value
@@ -131,7 +132,8 @@ def prepare(sweep: Sweep, recipe: Recipe, trials: Sequence[Trial]) -> None:
                        *(setting(*item) for item in own.items())]
         path = Path(asked["config"])
         try:
-            configs.load(path if path.is_absolute() else recipe.folder / path, trial.pairs)
+            tasks.at(recipe.folder)
+            tasks.load_config(path if path.is_absolute() else recipe.folder / path, trial.pairs)
         except UserError as error:
             raise UserError(f"{recipe.shown}, {trial.name}: {error}", 2) from None
 

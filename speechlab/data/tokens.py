@@ -1,12 +1,10 @@
 """Tokens: text to integers and back. Index 0 is CTC's blank, index 1 the unknown token.
 
-As a stage: ``python -m speechlab.data.tokens CONFIG --data data/mini --to data/mini/char-ab12`` makes ``tokens.json``
-from the training text, and says how much of the other splits it cannot write.
+A recipe's stage 3 makes the list (``tokens.json``): speechlab/tasks/asr/tokens.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import binascii
 import dataclasses
@@ -18,10 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from speechlab.config import short_hash
 from speechlab.data import arpabet, pinyin
 from speechlab.data.text import has_hanzi
-from speechlab.errors import UserError, cli
-from speechlab.files import write_json
+from speechlab.errors import UserError
 
 BLANK, UNKNOWN, SPACE = "<blank>", "<unk>", "▁"
 PIECES = ("bpe", "unigram")  # kinds that SentencePiece makes
@@ -59,8 +57,6 @@ class TokensConfig:
 
     def name(self) -> str:
         """The folder's name: kind and four hex digits of what defines the units."""
-        from speechlab.config import short_hash
-
         defines = dataclasses.asdict(self)
         if not self.vocab_size:  # a younger field: the folders of configs without it keep their names
             del defines["vocab_size"]
@@ -194,47 +190,3 @@ def _train_pieces(texts: list[str], kind: str, vocab_size: int) -> bytes:
                             f"the smallest possible is {least[1]}") from None
         raise UserError(f"SentencePiece made no {kind} units of the training text: {error}") from None
     return made.getvalue()
-
-
-@cli
-def main(argv: list[str] | None = None) -> int:
-    from lhotse import CutSet
-
-    from speechlab.config import load
-
-    parser = argparse.ArgumentParser(prog="python -m speechlab.data.tokens", description="Make the token list.")
-    parser.add_argument("config", help="a YAML file; its section `tokens` is read")
-    parser.add_argument("--data", required=True, help="the folder of the manifests")
-    parser.add_argument("--to", required=True, help="the folder to write tokens.json into")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override (repeatable)")
-    args = parser.parse_args(argv)
-    config = load(args.config, args.set)
-    data = Path(args.data)
-    if not (data / "train.jsonl.gz").exists():
-        raise UserError(f"no {data / 'train.jsonl.gz'}: run the recipe's manifest stage (--stage 1)")
-    texts = {p.name.removesuffix(".jsonl.gz"): [c.supervisions[0].text for c in CutSet.from_file(p)]
-             for p in sorted(data.glob("*.jsonl.gz"))}
-    tokenizer = Tokenizer.train(texts["train"], config.tokens.kind, config.tokens.min_count, config.tokens.vocab_size)
-    found = {"main": tokenizer.state()}
-    if config.tokens.auxiliary:
-        read = [unit for text in texts["train"] for unit in SPLIT[config.tokens.auxiliary](text)]
-        if not set(read) - {UNKNOWN}:
-            reads = "English" if config.tokens.auxiliary == "arpabet" else "Chinese"
-            raise UserError(f"tokens.auxiliary = {config.tokens.auxiliary} reads {reads}, and the training text has "
-                            "none: use a config without it (--config conf/plain.yaml)")
-        auxiliary = Tokenizer.train(texts["train"], config.tokens.auxiliary)
-        found["auxiliary"] = auxiliary.state()
-        unread = f", {100 * read.count(UNKNOWN) / len(read):.1f} % unread" if UNKNOWN in read else ""
-        print(f"auxiliary: {len(auxiliary)} units ({auxiliary.kind}{unread})")
-    for split, lines in texts.items():
-        ids = [i for line in lines for i in tokenizer.encode(line)]
-        unknown = sum(i == 1 for i in ids)
-        print(f"{split}: {len(lines)} utterances, {len(ids)} tokens, {unknown} unknown "
-              f"({100 * unknown / max(len(ids), 1):.2f} %)")
-    write_json(Path(args.to) / "tokens.json", found)
-    print(f"{len(tokenizer)} tokens in {args.to}/tokens.json")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

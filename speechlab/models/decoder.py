@@ -87,6 +87,28 @@ class Decoder(nn.Module):
             x, _ = block(x, rotation, causal, block.heard(memory), memory_mask)
         return self.head(self.norm(x))
 
+    @torch.no_grad()
+    def alignment(self, memory: Tensor, y_in: Tensor) -> Tensor:
+        """Where each block looks: weights (blocks, B, heads, U, T) over the frames of ``memory`` (B, T, d), which has no
+        padding, while it reads ``y_in`` (B, U). Each row sums to 1."""
+        u, d = y_in.shape[1], self.d // self.heads
+        mask = torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
+        rotation = rotation_table(u, d, memory.device, torch.float32)
+        causal = torch.ones(u, u, dtype=torch.bool, device=memory.device).tril()
+        x, found = self.dropout(self.input_norm(self.embedding(y_in))), []
+        for block in self.blocks:
+            caught: list[Tensor] = []
+            hook = block.query.register_forward_hook(lambda module, args, output, caught=caught: caught.append(output))
+            heard = block.heard(memory)
+            try:
+                x, _ = block(x, rotation, causal, heard, mask)
+            finally:
+                hook.remove()
+            (query,) = block._split(caught[0], 1)
+            scores = query.float() @ heard[0].float().transpose(2, 3) / d**0.5  # as attend() computes them
+            found.append(scores.softmax(-1))
+        return torch.stack(found)
+
     def scorer(self, memory: Tensor, memory_mask: Tensor) -> DecoderScorer:
         """One token at a time, for a beam search (speechlab/decoding/attention.py)."""
         return DecoderScorer(self, memory, memory_mask)

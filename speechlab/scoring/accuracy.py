@@ -35,12 +35,6 @@ class Prediction:
     prob_ref: float
 
 
-def folders(exp: Path) -> dict[tuple[str, str], Path]:
-    """(test set, method) -> the folder with its pred.jsonl, sorted by method; empty where there is none."""
-    found = sorted(path.parent for path in exp.glob("decode/*/*/pred.jsonl"))
-    return {(folder.name, folder.parent.name): folder for folder in found}
-
-
 def read_predictions(path: Path) -> list[Prediction]:
     """The lines of a pred.jsonl in the split's order.
 
@@ -94,18 +88,27 @@ def confusion(predictions: Sequence[Prediction], classes: Sequence[str] = ()) ->
     return names, counts
 
 
+def mistakes(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """The wrong ones, those that the network was surest of first."""
+    return sorted((one for one in predictions if one.ref != one.hyp), key=lambda one: (-one.prob, one.index))
+
+
+def confused(predictions: Sequence[Prediction], count: int = 12) -> list[list]:
+    """[class, what it was taken for, how often], the most frequent first."""
+    pairs = Counter((one.ref, one.hyp) for one in mistakes(predictions))
+    return [[*pair, times] for pair, times in pairs.most_common(count)]
+
+
 def worst(predictions: Sequence[Prediction], shown: int = _SHOWN) -> str:
     """worst.txt: the mistakes that the network was surest of, then which classes are taken for which."""
-    mistakes = [one for one in predictions if one.ref != one.hyp]
-    if not mistakes:
+    wrong = mistakes(predictions)
+    if not wrong:
         return "no errors\n"
-    mistakes.sort(key=lambda one: (-one.prob, one.index))
-    body = [[one.id, one.ref, one.hyp, f"{one.prob:.4f}", f"{one.prob_ref:.4f}"] for one in mistakes[:shown]]
+    body = [[one.id, one.ref, one.hyp, f"{one.prob:.4f}", f"{one.prob_ref:.4f}"] for one in wrong[:shown]]
     head = ["image", "is", "taken for", "sure by", "truth had"]
-    lines = [f"{len(mistakes)} of {len(predictions)} wrong; the surest mistakes first:", "",
+    lines = [f"{len(wrong)} of {len(predictions)} wrong; the surest mistakes first:", "",
              *table(head, body, [False, False, False, True, True])]
-    pairs = Counter((one.ref, one.hyp) for one in mistakes).most_common(20)
-    counted = [[*pair, str(count)] for pair, count in pairs]
+    counted = [[ref, hyp, str(count)] for ref, hyp, count in confused(predictions, 20)]
     lines += ["", "what is taken for what:", "", *table(["is", "taken for", "times"], counted, [False, False, True])]
     return "\n".join(lines) + "\n"
 

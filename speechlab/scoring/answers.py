@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechlab.errors import UserError
+from speechlab.scoring.items import folders
 from speechlab.scoring.wer import Item
 
+__all__ = ["Speed", "folders", "read_items", "read_speed", "share_pinyin"]
 _AGAIN = "decode again (./run.sh --stage 5)"
 
 
@@ -21,18 +23,6 @@ class Speed:
     real_time_factor: float
     device: str
     threads: int | None
-
-
-def folders(exp: Path) -> dict[tuple[str, str], Path]:
-    """(test set, method) -> the folder with its hyp.jsonl, sorted by method.
-
-    Raises:
-        UserError: when nothing was decoded.
-    """
-    found = sorted(path.parent for path in exp.glob("decode/*/*/hyp.jsonl"))
-    if not found:
-        raise UserError(f"no {exp}/decode/<method>/<test_set>/hyp.jsonl : run stage 5 (./run.sh --stage 5)")
-    return {(folder.name, folder.parent.name): folder for folder in found}
 
 
 def read_items(path: Path) -> list[Item]:

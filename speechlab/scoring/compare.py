@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from speechlab.scoring.bootstrap import paired
 from speechlab.scoring.layout import table
+from speechlab.scoring.metric import Metric, declared
 from speechlab.scoring.results import list_hash
 from speechlab.scoring.wer import METRIC, Item, Unit, error_rate
 
@@ -71,18 +72,39 @@ def compare(
     difference = None if first is None or second is None else second - first
     interval = (None, None) if low is None or high is None else (100 * low, 100 * high)
     return Comparison(test_set, *methods, METRIC[unit], first, second, difference, *interval, better,
-                      verdict(first, second, *interval), protocol, rates[0].n, len(failed),
+                      verdict(first, second, *interval, declared(METRIC[unit])), protocol, rates[0].n, len(failed),
                       list_hash((item.id, item.ref) for item in a))
 
 
-def verdict(a: float | None, b: float | None, low: float | None, high: float | None) -> str:
+def compare_values(a: Sequence[float], b: Sequence[float], metric: Metric, test_set: str, methods: tuple[str, str],
+                   n_failed: int, digest: str, protocol: str = "mean over items", resamples: int = 10000,
+                   seed: int = 0) -> Comparison:
+    """Compare two systems by a figure that each item has, in the same order of items: which mean is better?
+
+    Args:
+        metric: says which direction is better. digest: the test list's hash. n_failed: items that were not compared.
+    """
+    low, high, lower = paired(a, b, None, resamples, seed=seed)
+    better = None if lower is None or metric.lower is None else lower if metric.lower else 1 - lower
+    first, second = (sum(values) / len(values) for values in (a, b))
+    return Comparison(test_set, *methods, metric.name, first, second, second - first, low, high, better,
+                      verdict(first, second, low, high, metric), protocol, len(a), n_failed, digest)
+
+
+def verdict(a: float | None, b: float | None, low: float | None, high: float | None, metric: Metric) -> str:
     """In words: which system is better and by how much, or that the interval of B - A holds zero."""
     if a is None or b is None or low is None or high is None:
         return "too few utterances to tell"
     if low <= 0 <= high:
         return NOISE
-    name, worse = ("B", a) if b < a else ("A", b)
-    return f"{name} is better by {abs(b - a):.2f} points ({100 * abs(b - a) / worse:.1f} % fewer errors)"
+    if metric.lower is None:
+        return "they differ; nobody has said whether lower or higher is better"
+    name = "B" if metric.better(b, a) else "A"
+    if metric.unit != "%":
+        return f"{name} is better by {metric.show(abs(b - a))}{'' if metric.unit == '1' else ' ' + metric.unit}"
+    if not metric.lower:
+        return f"{name} is better by {abs(b - a):.2f} points"
+    return f"{name} is better by {abs(b - a):.2f} points ({100 * abs(b - a) / max(a, b):.1f} % fewer errors)"
 
 
 def differences(a: Sequence[Item], b: Sequence[Item], shown: int = 5) -> str:

@@ -164,12 +164,17 @@ def alignment(utterance: Aligned, columns: int = 100) -> str:
     return "\n".join(line.rstrip() for block in blocks for line in block if line.strip())
 
 
-def worst(rate: ErrorRate, count: int = 20) -> str:
-    """The ``count`` utterances with the most errors (of equals, the shorter first), aligned; '' without any error."""
+def worst_of(rate: ErrorRate, count: int) -> list[Aligned]:
+    """The ``count`` utterances with the most errors; of equals, the shorter first."""
     chosen = [u for u in rate.utterances if u.counts.errors]
     chosen.sort(key=lambda u: (-u.counts.errors, u.counts.length, u.item.id))
+    return chosen[:count]
+
+
+def worst(rate: ErrorRate, count: int = 20) -> str:
+    """The ``count`` utterances with the most errors (of equals, the shorter first), aligned; '' without any error."""
     texts = []
-    for place, utterance in enumerate(chosen[:count], 1):
+    for place, utterance in enumerate(worst_of(rate, count), 1):
         c = utterance.counts
         percent = "no reference" if c.rate is None else f"{METRIC[rate.unit]} {c.rate:.1f} %"
         kinds = f"S {c.substitutions}  D {c.deletions}  I {c.insertions}  of {c.length}"

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from speechlab.scoring.metric import Metric, key
+
 
 @dataclasses.dataclass
 class Loss:
@@ -26,15 +28,18 @@ class Loss:
 class Evaluation:
     """What judging the validation set gave: numbers by name (``loss``, ``cer``...) and a few (id, ref, hyp) to read.
 
-    A task without a validation set leaves its ``metric`` out: then the last epoch counts as the best.
+    A task without a validation set leaves its ``metric`` out: then the last epoch counts as the best. Names are in lower
+    case (``cer``); a record of an epoch has them as ``valid_cer``.
     extra: numbers about the network and not its answers (``dead/conv1``), written under their own names.
     images: pictures by name, uint8 (H, W) or (H, W, 3), which become ``<name>/epoch-NN.png`` of the experiment.
+    phase: a few words where the training stands somewhere worth a name ("all blank"); curves.png shades it.
     """
 
     metrics: dict[str, float]
     samples: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     extra: dict[str, float] = dataclasses.field(default_factory=dict)
     images: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    phase: str = ""
 
 
 class Loader(Protocol):
@@ -50,15 +55,15 @@ class Loader(Protocol):
         ...
 
 
-class Task(Protocol):
-    """Joins model, data, loss and judgement.
+class Trainable(Protocol):
+    """Joins model, data, loss and judgement: what a task's ``trainable()`` gives.
 
-    A task may also offer ``watch() -> dict[str, float]``: numbers for a logged step's record, asked while the step's
+    It may also offer ``watch() -> dict[str, float]``: numbers for a logged step's record, asked while the step's
     gradients are there.
     """
 
     model: nn.Module
-    metric: str  # the name in Evaluation.metrics that says which epoch is best: smaller is better
+    metric: Metric  # which of Evaluation.metrics says which epoch is best, and in which direction
 
     def optimized(self) -> dict[str, list[nn.Parameter]]:
         """The parameters of each optimiser by its name: one mostly, two for a GAN."""
@@ -75,3 +80,8 @@ class Task(Protocol):
     def state(self) -> dict[str, Any]:
         """What inference needs beside the weights: feature contract, tokens; plain types and tensors."""
         ...
+
+
+def record_key(metric: Metric, record: dict[str, Any]) -> str:
+    """The key of an epoch's record that holds ``metric``: ``valid_cer`` for CER; "" where the record has none."""
+    return next((name for name in record if name.startswith("valid_") and key(name) == key(metric.name)), "")

@@ -21,7 +21,7 @@ from speechlab.files import write_json, write_text
 from speechlab.progress import wants_bar
 from speechlab.training import checkpoint
 from speechlab.training.distributed import World
-from speechlab.training.interface import Loader, Task
+from speechlab.training.interface import Loader, Trainable, record_key
 from speechlab.training.optim import OptimConfig, build_optimizer, learning_rate
 from speechlab.training.tracking import Tracker, memory_gb
 
@@ -67,7 +67,7 @@ class TrainConfig:
 class _Losses(nn.Module):
     """The task's loss as a module's forward pass, which is what DistributedDataParallel can watch."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Trainable):
         super().__init__()
         self.model = task.model
         self.task = [task]  # in a list, so that it is not taken for a submodule
@@ -90,7 +90,7 @@ def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
 class Trainer:
     """One run in one folder: :meth:`run` trains to the last epoch from wherever the folder's checkpoints stand."""
 
-    def __init__(self, task: Task, loader: Loader, config: TrainConfig, optim: OptimConfig, exp: Path, world: World,
+    def __init__(self, task: Trainable, loader: Loader, config: TrainConfig, optim: OptimConfig, exp: Path, world: World,
                  meta: dict[str, Any]):
         self.task, self.loader, self.config, self.optim = task, loader, config, optim
         self.exp, self.folder, self.world, self.meta = exp, exp / "checkpoints", world, meta
@@ -261,6 +261,7 @@ class Trainer:
         self.seconds += time.monotonic() - started
         record = {"epoch": self.epoch, "train_loss": self.train_loss, "seconds": self.seconds,
                   **{f"valid_{name}": value for name, value in found.metrics.items()}, **found.extra,
+                  **({"phase": found.phase} if found.phase else {}),
                   "lr": learning_rate(self.step, self.epoch / self.config.epochs, self.optim)}
         self.history.append({**record, "samples": [list(s) for s in found.samples]})
         shown = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
@@ -280,8 +281,10 @@ class Trainer:
 
     def _best(self) -> list[int]:
         """The best epochs so far, as many as are averaged; the last ones where nothing was judged."""
-        values = [(h.get(f"valid_{self.task.metric}", math.nan), -h["epoch"]) for h in self.history]
-        ranked = sorted((math.isnan(value), 0.0 if math.isnan(value) else value, epoch) for value, epoch in values)
+        metric = self.task.metric
+        values = [(h.get(record_key(metric, h), math.nan), -h["epoch"]) for h in self.history]
+        ranked = sorted((math.isnan(value), 0.0 if math.isnan(value) else metric.rank(value), epoch)
+                        for value, epoch in values)
         return [-epoch for _, _, epoch in ranked[: self.config.average]]
 
     def _out_of_patience(self) -> bool:
@@ -289,7 +292,7 @@ class Trainer:
             return False
         tired = self.epoch - self._best()[0] >= self.config.patience
         if tired:
-            log.info("no better %s for %d epochs: stopping early", self.task.metric, self.config.patience)
+            log.info("no better %s for %d epochs: stopping early", self.task.metric.name, self.config.patience)
         return tired
 
     def _finish(self, tracker: Tracker) -> None:
@@ -314,7 +317,8 @@ class Trainer:
                 **self.task.state()})
             checkpoint.prune(self.folder, self.config.keep)
             env = self.exp / "env.json"
-            write_json(env, {**self.meta["env"], "metric": f"valid_{self.task.metric}",
+            judged = next((name for h in self.history if (name := record_key(self.task.metric, h))), "")
+            write_json(env, {**self.meta["env"], "metric": judged or f"valid_{self.task.metric.name.lower()}",
                              "wall_seconds": round(self.seconds, 1), "epochs": self.epoch, "steps": self.step})
 
     def _restore(self) -> dict[str, Any] | None:
@@ -344,8 +348,9 @@ class Trainer:
             return
         lines = ["# The same items, answered after each epoch\n"]
         for record in self.history:
-            value = record.get(f"valid_{self.task.metric}", math.nan)
-            lines.append(f"\n## Epoch {record['epoch']}: {self.task.metric} {value:.2f}, "
+            metric = self.task.metric
+            value = record.get(record_key(metric, record), math.nan)
+            lines.append(f"\n## Epoch {record['epoch']}: {metric.name} {value:.{metric.decimals}f}, "
                          f"training loss {record['train_loss']:.3f}\n\n| | |\n|---|---|\n")
             for name, ref, hyp in record["samples"]:
                 lines.append(f"| **{name}** | {ref} |\n| answer | {hyp or '*(nothing)*'} |\n")

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from speechlab.config import parse_yaml
 from speechlab.errors import UserError
 from speechlab.reporting.sweeps import Trial
 from speechlab.training.tuning import Search
@@ -39,7 +40,7 @@ def read(path: Path) -> Sweep:
         UserError: (status 2) for what is not YAML, an unknown key, an empty list, two trials of one name.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not plain YAML: {error}", 2) from None
     if not isinstance(raw, dict) or not {"grid", "experiments", "optuna"} & set(raw):
@@ -97,10 +98,3 @@ def _word(key: str, value: Any) -> str:
 def slug(name: str) -> str:
     """``name`` as a part of a folder's name."""
     return re.sub(r"[^\w.+-]+", "-", name)
-
-
-def setting(key: str, value: Any) -> str:
-    """``key=value`` as --set takes it: what YAML reads as ``value`` again."""
-    if isinstance(value, str) and re.fullmatch(r"[\w.:/+-]+", value) and yaml.safe_load(value) == value:
-        return f"{key}={value}"
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"

@@ -1,12 +1,7 @@
-"""Language modelling: a network that learns the training transcripts, token by token.
-
-A recogniser weighs it beside its own opinion (speechlab/decoding/rescore.py); both must have been made with the same
-section ``tokens`` on the same corpus.
-"""
+"""Training a language model: a network that learns the training transcripts, token by token."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Iterator
@@ -17,51 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.config import Component, from_dict, to_dict
-from speechlab.data.asr import read_split
-from speechlab.data.tokens import Tokenizer, TokensConfig
+from speechlab.config import to_dict
+from speechlab.data.speech import read_split
+from speechlab.data.tokens import Tokenizer
 from speechlab.errors import UserError
-from speechlab.training import checkpoint
+from speechlab.scoring.metric import METRICS
+from speechlab.tasks.lm.config import Config
 from speechlab.training.interface import Evaluation, Loss
-from speechlab.training.loop import TrainConfig, to_device
-from speechlab.training.optim import OptimConfig
+from speechlab.training.loop import to_device
 
 log = logging.getLogger("speechlab")
 BOUNDARY, UNKNOWN, PADDING = 0, 1, -100
 POOL = 50  # batches whose sentences are sorted by length together
 SHOWN = 4  # validation sentences in samples.md
-
-
-@dataclasses.dataclass(frozen=True)
-class TextConfig:
-    """Section ``data``.
-
-    tokens: in a batch, padding counted. max_length: longer training sentences are left out, and counted in the log.
-    unknown: the share of training tokens that become the unknown one, which is seen nowhere else (tokens.min_count: 1)
-    and should have a probability, as should what stands beside it.
-    """
-
-    tokens: int = 4000
-    max_length: int = 500
-    unknown: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.tokens <= self.max_length:
-            raise ValueError(f"tokens = {self.tokens} is too few for a sentence of max_length = {self.max_length}")
-        if not 0 <= self.unknown < 1:
-            raise ValueError(f"unknown = {self.unknown:g} is a share: at least 0, less than 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A language model's config. ``model``: tokens (B, U) to logits (B, U, vocab); its size ``vocab`` is injected."""
-
-    task: str
-    model: Component
-    tokens: TokensConfig = TokensConfig()
-    data: TextConfig = TextConfig()
-    optim: OptimConfig = OptimConfig()
-    train: TrainConfig = TrainConfig()
 
 
 class TextLoader:
@@ -74,7 +37,7 @@ class TextLoader:
         sentences: (id, token numbers).
         size: tokens in a batch with padding, a sentence having one for its boundary.
         train: shuffle; otherwise one order, and nothing twice.
-        unknown: see :class:`TextConfig`.
+        unknown: see :class:`speechlab.tasks.lm.config.TextConfig`.
     """
 
     def __init__(self, sentences: list[tuple[str, list[int]]], size: int, *, train: bool, seed: int = 0, rank: int = 0,
@@ -135,10 +98,10 @@ class TextLoader:
         return {"x": x, "y": y, "ids": [name for name, _ in chosen]}
 
 
-class LmTask:
+class LmTraining:
     """Training and judging a language model on the transcripts of ``data/<corpus>`` (see training/interface.py)."""
 
-    metric = "perplexity"
+    metric = METRICS["perplexity"]
 
     def __init__(self, config: Config, data: Path, device: torch.device, seed: int | None = None):
         self.config, self.data, self.device = config, data, device
@@ -207,20 +170,3 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Loss:
     """Negative log likelihood of ``y`` (B, U), summed, where it is no padding; counted in tokens."""
     total = F.cross_entropy(logits.float().transpose(1, 2), y, ignore_index=PADDING, reduction="sum")
     return Loss(total, (y != PADDING).sum().to(total))
-
-
-def load_lm(exp: str | Path, device: torch.device) -> tuple[nn.Module, list[str]]:
-    """The language model trained in the experiment's folder ``exp``, ready to judge, and its units in order.
-
-    Raises UserError where there is none.
-    """
-    path = Path(exp) / "checkpoints" / "final.pt"
-    if not path.is_file():
-        raise UserError(f"no {path}: train a language model first (task: lm)")
-    state = checkpoint.load(path)
-    config = from_dict(state["config"], str(path))
-    if not isinstance(config, Config):
-        raise UserError(f"{path} is no language model: its task is {config.task}")
-    model = build_lm(config, len(state["tokens"]["units"]))
-    model.load_state_dict(state["model"])
-    return model.to(device).eval(), list(state["tokens"]["units"])

@@ -11,8 +11,9 @@ import torch
 from lhotse import CutSet
 from torch import Tensor, nn
 
-from speechlab.config import from_dict
-from speechlab.data.asr import EpochLoader, SpeechDataset
+from speechlab import tasks
+from speechlab.data.asr import SpeechDataset
+from speechlab.data.speech import EpochLoader, read_features
 from speechlab.data.text import has_hanzi
 from speechlab.data.tokens import Tokenizer
 from speechlab.decoding import ctc
@@ -25,8 +26,9 @@ from speechlab.decoding.rescore import attention_scores, lm_scores
 from speechlab.errors import UserError
 from speechlab.features.contract import FeatureContract
 from speechlab.models.asr import Encoded
-from speechlab.tasks.asr import Config, build_model, read_features
-from speechlab.tasks.lm import load_lm
+from speechlab.tasks.asr.config import Config
+from speechlab.tasks.asr.train import build_model
+from speechlab.tasks.interface import Model
 from speechlab.training.loop import to_device
 
 NBest = list[list[Hypothesis]]
@@ -52,10 +54,10 @@ METHODS = {
     "joint": Method("the decoder's beam search, CTC's prefix scores added", ctc=True, attention=True),
     "rescore": Method("n-best of the language model's beam, judged again by decoder and language models", lm=True),
 }
-METHODS_HELP = "methods:\n" + "\n".join(f"  {name:12s} {method.about}" for name, method in METHODS.items())
+METHODS_HELP = "; ".join(f"{name}: {method.about}" for name, method in METHODS.items())
 
 
-class Recogniser:
+class Recogniser(Model):
     """A trained model with all that it needs.
 
     Args:
@@ -66,7 +68,7 @@ class Recogniser:
 
     def __init__(self, state: dict[str, Any], device: torch.device, lm: ArpaLM | None = None,
                  neural_lm: nn.Module | None = None):
-        self.config: Config = from_dict(state["config"], "the checkpoint's config")
+        self.config: Config = tasks.from_dict(state["config"], "the checkpoint's config")
         self.contract = FeatureContract.from_dict(state["features"])
         self.tokenizer = Tokenizer(**state["tokens"])
         self.auxiliary = Tokenizer(**state["auxiliary"]) if state.get("auxiliary") else None
@@ -80,9 +82,19 @@ class Recogniser:
             raise UserError(f"the checkpoint's weights do not fit its own config and {len(self.tokenizer)} tokens "
                             f"({str(error).splitlines()[-1].strip()})") from None
 
-    def methods(self) -> list[str]:
+    def __call__(self, source: Any, rate: int | None = None, **options: Any) -> dict[str, Any]:
+        """What is said in a file (its path) or in samples with their ``rate``, as ``infer --json`` gives it.
+
+        Args:
+            options: ``method``, ``lm``, ``neural_lm`` (folders), ``chunk``, ``overlap`` (seconds).
+        """
+        from speechlab.tasks.asr.infer import hear
+
+        return hear(self, source, rate, **options)
+
+    def methods(self) -> dict[str, str]:
         """The names in :data:`METHODS` that this model, with the language models given, can be searched by."""
-        return [name for name in METHODS if self.lacks(name) is None]
+        return {name: method.about for name, method in METHODS.items() if self.lacks(name) is None}
 
     def lacks(self, method: str) -> str | None:
         """Why it can't be searched by ``method``; None if it can. UserError for a name that is not there."""
@@ -103,20 +115,22 @@ class Recogniser:
         return has_hanzi("".join(self.tokenizer.units))
 
     def load_neural_lm(self, exp: Path) -> None:
-        """Use the language model that was trained in the experiment ``exp`` (task ``lm``)."""
-        model, units = load_lm(exp, self.device)
-        if units != self.tokenizer.units:
-            raise UserError(f"the language model in {exp} is over other units ({len(units)}) than the recogniser "
+        """Use the language model that was trained in the experiment ``exp``."""
+        found = tasks.load(exp, device=self.device)
+        if not hasattr(found, "units"):
+            raise UserError(f"{exp} is no language model: its task is {found.config.task}", 2)
+        if found.units != self.tokenizer.units:
+            raise UserError(f"the language model in {exp} is over other units ({len(found.units)}) than the recogniser "
                             f"({len(self.tokenizer)}): train it with the same section tokens on the same corpus")
-        self.neural_lm = model
+        self.neural_lm = found.network
 
     def batches(self, data: Path, split: str, limit: int | None = None) -> tuple[CutSet, Iterator[dict[str, Any]]]:
         """A split's cuts (by id the first ``limit``), and its batches for :meth:`encode`.
 
         Stored features must match the checkpoint's contract.
         """
-        config = dataclasses.replace(self.config, features=self.contract)
-        cuts, reader = read_features(data, config, split)
+        config = self.config
+        cuts, reader = read_features(data, self.contract, split, config.data.on_the_fly)
         if limit is not None and len(cuts) > limit:
             cuts = CutSet.from_cuts(sorted(cuts, key=lambda c: c.id)[:limit])
         longest = max(config.decode.max_duration, *(c.duration for c in cuts))

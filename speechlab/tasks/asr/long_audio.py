@@ -37,8 +37,8 @@ from speechlab.features.contract import FeatureContract
 from speechlab.features.fbank import extract, normalise
 from speechlab.models.asr import Encoded
 from speechlab.models.decoder import BOUNDARY
-from speechlab.tasks.recogniser import METHODS, Recogniser
-from speechlab.tasks.search import Search
+from speechlab.tasks.asr.recogniser import METHODS, Recogniser
+from speechlab.tasks.asr.search import Search
 
 BATCH = 80.0  # seconds of audio, padding counted, that are computed together
 DOUBT = 0.25  # share of the tokens that CTC heard by which the decoder's may differ in number

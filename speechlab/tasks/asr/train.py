@@ -1,10 +1,9 @@
-"""Speech recognition: an encoder trained with CTC over tokens, with an attention decoder's cross-entropy, or both."""
+"""Training a recogniser: CTC over tokens, an attention decoder's cross-entropy, or both."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,166 +11,31 @@ import jiwer
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lhotse import CutSet
 from torch import Tensor, nn
 
-from speechlab.config import Component, to_dict
-from speechlab.data.asr import CachedFeatures, DataConfig, EpochLoader, SpeechDataset, read_split
-from speechlab.data.lm import LMConfig
-from speechlab.data.tokens import PIECES, SPACE, Tokenizer, TokensConfig
+from speechlab.config import to_dict
+from speechlab.data.asr import SpeechDataset
+from speechlab.data.speech import CachedFeatures, EpochLoader, read_features
+from speechlab.data.tokens import PIECES, SPACE, Tokenizer
 from speechlab.decoding import ctc
 from speechlab.decoding.attention import beam_search
 from speechlab.errors import UserError
 from speechlab.features import storage  # noqa: F401  (lhotse then knows how our features are stored)
-from speechlab.features.audio import read
-from speechlab.features.contract import FeatureContract, load_contract, require_same
-from speechlab.features.fbank import extract, normalise
 from speechlab.models.asr import AsrModel, Encoded
 from speechlab.models.decoder import BOUNDARY
 from speechlab.models.espnet import adapt
 from speechlab.models.layers import padding_mask
+from speechlab.scoring.metric import METRICS
+from speechlab.scoring.views import matrix, mosaic
+from speechlab.tasks.asr.config import Config, takes_between
 from speechlab.training.interface import Evaluation, Loss
-from speechlab.training.loop import TrainConfig, to_device
-from speechlab.training.optim import OptimConfig
+from speechlab.training.loop import to_device
 
 log = logging.getLogger("speechlab")
 SHOWN = 4  # validation utterances decoded in samples.md
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """Section ``loss``.
-
-    ctc: CTC's share; the rest is the attention decoder's cross-entropy (section ``decoder``). 1 is CTC alone, 0
-    cross-entropy alone. label_smoothing: what of the cross-entropy's target goes to all tokens alike.
-    auxiliary: within CTC's share, that of the second CTC loss, over ``tokens.auxiliary``. layer: the encoder block
-    (from 1) whose output it judges, and which tells what it heard to the blocks above.
-    """
-
-    ctc: float = 1.0
-    label_smoothing: float = 0.1
-    auxiliary: float = 0.3
-    layer: int = 3
-
-    def __post_init__(self) -> None:
-        for name in ("ctc", "label_smoothing", "auxiliary"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name):g} must lie between 0 and 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """Section ``decoder``: an attention decoder over the encoder's output, as wide as it. layers: 0 is none."""
-
-    layers: int = 0
-    heads: int = 4
-    hidden: int | None = None
-    dropout: float = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeConfig:
-    """Section ``decode``.
-
-    beam: hypotheses kept by the decoder's searches; ctc_beam: prefixes kept by CTC's, which cost little. nbest: of
-    these, so many are written down (and rescored). max_duration: seconds of audio in a batch. ctc_weight: CTC's share
-    in ``joint``; lm_weight: of the n-gram in ``ctc_beam_lm``; length_bonus: a token's. Left out (null), they are tuned
-    on the validation set, never on a test set.
-    """
-
-    beam: int = 8
-    ctc_beam: int = 64
-    nbest: int = 16
-    max_duration: float = 120.0
-    ctc_weight: float | None = None
-    lm_weight: float | None = None
-    length_bonus: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("beam", "ctc_beam", "nbest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A recogniser's config. ``model`` is the encoder: ``(x, lengths) -> (y, lengths)`` with ``output_size``."""
-
-    task: str
-    model: Component
-    features: FeatureContract = FeatureContract()
-    tokens: TokensConfig = TokensConfig()
-    lm: LMConfig = LMConfig()
-    data: DataConfig = DataConfig()
-    loss: LossConfig = LossConfig()
-    decoder: DecoderConfig = DecoderConfig()
-    optim: OptimConfig = OptimConfig()
-    train: TrainConfig = TrainConfig()
-    decode: DecodeConfig = DecodeConfig()
-
-    def __post_init__(self) -> None:
-        if self.loss.ctc == 1 and self.decoder.layers:
-            raise ValueError("loss.ctc = 1 leaves nothing to the decoder: lower it (0.3), or decoder.layers = 0")
-        if self.loss.ctc < 1 and not self.decoder.layers:
-            raise ValueError(f"loss.ctc = {self.loss.ctc:g} leaves the rest to a decoder: give decoder.layers, or 1")
-        if self.tokens.auxiliary and self.loss.ctc == 0:
-            raise ValueError("tokens.auxiliary is a second CTC target, and loss.ctc is 0")
-
-
-def build_model(config: Config, tokenizer: Tokenizer, auxiliary: Tokenizer | None, parts: Tensor | None) -> AsrModel:
-    """The network that a config describes; ``parts`` (vocab, auxiliary units) for factored output layers."""
-    try:
-        encoder = adapt(config.model.build(input_size=config.features.dim))
-        if not hasattr(encoder, "output_size"):
-            raise UserError(f"model.class {config.model.path}: an encoder must say its output_size")
-        if auxiliary is not None and not 1 <= config.loss.layer <= len(getattr(encoder, "blocks", ())):
-            raise UserError(f"loss.layer = {config.loss.layer}: {config.model.path} has no such block to judge", 2)
-        decoder = dataclasses.asdict(config.decoder) if config.decoder.layers else None
-        return AsrModel(encoder, len(tokenizer), ctc=config.loss.ctc > 0, decoder=decoder, parts=parts,
-                        auxiliary_size=len(auxiliary or ()), auxiliary_layer=config.loss.layer)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model: {error}", 2) from None
-
-
-def parts_of(tokenizer: Tokenizer, auxiliary: Tokenizer) -> Tensor:
-    """(vocab, auxiliary units): 1 where a unit, read alone, has an auxiliary unit in it."""
-    parts = torch.zeros(len(tokenizer), len(auxiliary))
-    for row, unit in enumerate(tokenizer.units[2:], 2):
-        if tokenizer.kind in PIECES and not unit.startswith(SPACE):
-            continue  # of a word's middle nobody knows how it sounds
-        for column in auxiliary.encode(unit.replace(SPACE, " ").strip()):
-            if column > 1:  # known
-                parts[row, column] = 1.0
-    return parts
-
-
-class FeatureReader:
-    """A cut's normalised features, (frames, bins): stored ones, or computed from its audio on the fly."""
-
-    def __init__(self, contract: FeatureContract, stored: bool, dither: bool = False):
-        self.contract, self.stored, self.dither = contract, stored, dither
-
-    def __call__(self, cut: Any) -> np.ndarray:
-        if self.stored:
-            x = torch.from_numpy(np.array(cut.load_features()))
-        else:
-            seed = zlib.crc32(cut.id.encode()) if self.dither else None  # an utterance's own, so that no order matters
-            x = extract(*read(cut), self.contract, seed)
-        if self.contract.normalise == "utterance":
-            x = normalise(x[None], torch.tensor([len(x)]))[0]
-        return x.numpy()
-
-
-def read_features(data: Path, config: Config, split: str) -> tuple[CutSet, FeatureReader]:
-    """A split's cuts and how to read their features: from ``data/<features>/`` or from audio.
-
-    Raises UserError where the stored features were made by another contract.
-    """
-    stored = not config.data.on_the_fly
-    folder = data / config.features.name() if stored else data
-    if stored and folder.exists():
-        require_same(load_contract(folder), config.features, folder)
-    return read_split(folder, split), FeatureReader(config.features, stored, dither=split == "train")
+# CTC first learns to answer blank everywhere: all characters are then deleted, and the error rate stands near 100 %.
+ALL_BLANK = 97.0
+DRAWN = 60  # tokens at most of an utterance's alignment picture
 
 
 def collapse_loss(log_probs: Tensor, lengths: Tensor, y: Tensor, y_lens: Tensor) -> Loss:
@@ -197,10 +61,10 @@ def attention_loss(logits: Tensor, y: Tensor, y_lens: Tensor, smoothing: float) 
     return Loss(total, (y_lens + 1).sum().to(total))
 
 
-class AsrTask:
+class AsrTraining:
     """Training and judging a recogniser on ``data/<corpus>`` (see speechlab/training/interface.py)."""
 
-    metric = "cer"
+    metric = METRICS["cer"]
 
     def __init__(self, config: Config, data: Path, device: torch.device, seed: int | None = None):
         self.config, self.data, self.device = config, data, device
@@ -210,7 +74,7 @@ class AsrTask:
         parts = parts_of(self.tokenizer, self.auxiliary) if config.tokens.factored else None
         self.model: nn.Module = build_model(config, self.tokenizer, self.auxiliary, parts)
         self.seed = config.train.seed if seed is None else seed
-        cuts, reader = read_features(data, config, "dev")
+        cuts, reader = read_features(data, config.features, "dev", config.data.on_the_fly)
         valid = SpeechDataset(CachedFeatures(reader), self.tokenizer, auxiliary=self.auxiliary)
         self.valid = EpochLoader(valid, cuts, config.data, train=False)
         self.shown = sorted(cut.id for cut in cuts)[:: max(1, len(cuts) // SHOWN)][:SHOWN]
@@ -219,7 +83,7 @@ class AsrTask:
     def loader(self, rank: int = 0, world_size: int = 1, accum: int = 1) -> EpochLoader:
         """Training batches for one of ``world_size`` processes, ``accum`` to a step of all of them."""
         config = self.config.data
-        cuts, reader = read_features(self.data, self.config, "train")
+        cuts, reader = read_features(self.data, self.config.features, "train", config.on_the_fly)
         if config.speakers:
             there = {c.supervisions[0].speaker for c in cuts}
             if unknown := sorted(set(config.speakers) - there):
@@ -264,6 +128,7 @@ class AsrTask:
     def evaluate(self, model: nn.Module) -> Evaluation:
         total = count = 0.0
         hyps: dict[str, str] = {}
+        drawn: dict[str, np.ndarray] = {}
         for batch in self.valid.batches():
             batch = to_device(batch, self.device)
             found = model.encode(batch["x"], batch["x_lens"])
@@ -278,11 +143,60 @@ class AsrTask:
             total, count = total + float(loss.total), count + float(loss.count)
             for name, hyp in zip(batch["ids"], answers, strict=True):
                 hyps[name] = self.tokenizer.decode(hyp.tokens)
+            if model.decoder is not None:
+                drawn |= self._alignments(model, found, batch)
         refs = [" ".join(self.texts[n].replace(" ", "")) for n in hyps]
         rate = jiwer.process_words(refs, [" ".join(h.replace(" ", "")) for h in hyps.values()])
         samples = [(n, self.texts[n], hyps[n]) for n in self.shown if n in hyps]
-        return Evaluation({"loss": total / max(count, 1), "cer": 100 * rate.wer}, samples)
+        phase = "all blank" if model.head is not None and 100 * rate.wer >= ALL_BLANK else ""
+        pictures = {"attention": mosaic([drawn[name] for name in self.shown if name in drawn])} if drawn else {}
+        return Evaluation({"loss": total / max(count, 1), "cer": 100 * rate.wer}, samples, images=pictures, phase=phase)
+
+    def _alignments(self, model: AsrModel, found: Encoded, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Of the utterances in samples.md that are in this batch: where the decoder looks while it reads the reference.
+
+        A row per token, a column per frame of the encoder, dark where the mean over heads is large; a block beside the
+        other. A decoder that has learnt to listen shows a diagonal.
+        """
+        pictures = {}
+        for row in (row for row, name in enumerate(batch["ids"]) if name in self.shown):
+            size = min(int(batch["y_lens"][row]), DRAWN)
+            frames = int(found.lengths[row])
+            given = F.pad(batch["y"][row:row + 1, :size], (1, 0), value=BOUNDARY)
+            weights = model.decoder.alignment(found.memory[row:row + 1, :frames], given)[:, 0].mean(1)
+            blocks = [matrix(block.float().cpu().numpy()) for block in weights]
+            gap = np.full((blocks[0].shape[0], 6, 1), 255, np.uint8)
+            pictures[batch["ids"][row]] = np.concatenate([part for block in blocks for part in (block, gap)][:-1], 1)
+        return pictures
 
     def state(self) -> dict[str, Any]:
         return {"config": to_dict(self.config), "features": self.config.features.to_dict(),
                 "tokens": self.tokenizer.state(), "auxiliary": self.auxiliary.state() if self.auxiliary else None}
+
+
+def build_model(config: Config, tokenizer: Tokenizer, auxiliary: Tokenizer | None, parts: Tensor | None) -> AsrModel:
+    """The network that a config describes; ``parts`` (vocab, auxiliary units) for factored output layers."""
+    try:
+        encoder = adapt(config.model.build(input_size=config.features.dim))
+        if not hasattr(encoder, "output_size"):
+            raise UserError(f"model.class {config.model.path}: an encoder must say its output_size")
+        if auxiliary is not None and not (takes_between(type(encoder))
+                                          and 1 <= config.loss.layer <= len(getattr(encoder, "blocks", ()))):
+            raise UserError(f"loss.layer = {config.loss.layer}: {config.model.path} has no such block to judge", 2)
+        decoder = dataclasses.asdict(config.decoder) if config.decoder.layers else None
+        return AsrModel(encoder, len(tokenizer), ctc=config.loss.ctc > 0, decoder=decoder, parts=parts,
+                        auxiliary_size=len(auxiliary or ()), auxiliary_layer=config.loss.layer)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model: {error}", 2) from None
+
+
+def parts_of(tokenizer: Tokenizer, auxiliary: Tokenizer) -> Tensor:
+    """(vocab, auxiliary units): 1 where a unit, read alone, has an auxiliary unit in it."""
+    parts = torch.zeros(len(tokenizer), len(auxiliary))
+    for row, unit in enumerate(tokenizer.units[2:], 2):
+        if tokenizer.kind in PIECES and not unit.startswith(SPACE):
+            continue  # of a word's middle nobody knows how it sounds
+        for column in auxiliary.encode(unit.replace(SPACE, " ").strip()):
+            if column > 1:  # known
+                parts[row, column] = 1.0
+    return parts

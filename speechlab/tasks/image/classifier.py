@@ -10,20 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechlab.config import from_dict
+from speechlab import tasks
+from speechlab.data.inputs import picture
 from speechlab.data.image_augment import mirror, translate
 from speechlab.data.images import ImageLoader, Pack, to_float
 from speechlab.errors import UserError
 from speechlab.files import write_json, write_text
 from speechlab.progress import progress
-from speechlab.tasks.image import Config, build_model
+from speechlab.tasks.image.config import Config
+from speechlab.tasks.image.train import build_model
+from speechlab.tasks.interface import Model
 from speechlab.training.loop import amp_dtype
 
 METHODS = {"plain": "the image as it is", "tta": "views of it averaged, as decode.tta says"}
 SHIFT = 1  # pixels
 
 
-class Classifier:
+class Classifier(Model):
     """A checkpoint that looks at images.
 
     Args:
@@ -31,7 +34,7 @@ class Classifier:
     """
 
     def __init__(self, state: dict[str, Any], device: torch.device):
-        config = from_dict(state["config"], "the checkpoint's config")
+        config = tasks.from_dict(state["config"], "the checkpoint's config")
         if not isinstance(config, Config):
             raise UserError(f"this checkpoint classifies no images: its task is {config.task}")
         self.config, self.device = config, device
@@ -42,9 +45,24 @@ class Classifier:
         self.model.to(device).eval()
         self.dtype = amp_dtype(config.train.amp, device)
 
-    def methods(self) -> list[str]:
+    def methods(self) -> dict[str, str]:
         """What it can do: ``tta`` where ``decode.tta`` is set."""
-        return ["plain"] if self.config.decode.tta == "none" else ["plain", "tta"]
+        return {name: about for name, about in METHODS.items() if name == "plain" or self.config.decode.tta != "none"}
+
+    def __call__(self, source: Any, rate: int | None = None, method: str | None = None) -> dict[str, Any]:
+        """The class of one picture: a file's path, or pixels (H, W), (H, W, 1) or (H, W, 3) uint8 of any size.
+
+        Returns:
+            ``hyp``, its probability ``prob`` (0 to 1), and ``probs``, that of each class, the likeliest first.
+        """
+        method = method or list(self.methods())[-1]
+        if method not in self.methods():
+            raise UserError(f"no method '{method}': there are {', '.join(self.methods())}", 2)
+        pixels = picture(source, (*self.size, self.channels))
+        found = self.probabilities(torch.from_numpy(pixels)[None], method)[0]
+        order = found.argsort(descending=True).tolist()
+        probs = {self.classes[i]: round(float(found[i]), 6) for i in order}
+        return {"hyp": self.classes[order[0]], "prob": probs[self.classes[order[0]]], "probs": probs}
 
     def suits(self, pack: Pack) -> None:
         """Raise UserError if a pack's images or classes are not such as the network was trained on."""

@@ -11,7 +11,7 @@ from speechlab.decoding.rescore import Tuned, rescore, tune
 from speechlab.errors import UserError
 from speechlab.models.asr import Encoded
 from speechlab.progress import progress
-from speechlab.tasks.recogniser import NBest, Recogniser
+from speechlab.tasks.asr.recogniser import NBest, Recogniser
 
 log = logging.getLogger("speechlab")
 LIMIT = 500  # validation utterances that weights are tuned on, the first by id: more change little and take long

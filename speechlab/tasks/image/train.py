@@ -1,110 +1,30 @@
-"""What is in a picture: a network trained with cross-entropy (or, to compare, mean squared error) over classes."""
+"""Training an image classifier: cross-entropy (or, to compare, mean squared error) over classes."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.config import Component, to_dict
-from speechlab.data.images import Augment, ImageLoader, Pack, augment, to_float
+from speechlab.config import to_dict
+from speechlab.data.images import ImageLoader, Pack, augment, to_float
 from speechlab.errors import UserError
-from speechlab.tasks import layers
+from speechlab.scoring.metric import METRICS
+from speechlab.tasks.image import layers
+from speechlab.tasks.image.config import Config, LossConfig
 from speechlab.training.interface import Evaluation, Loss
-from speechlab.training.loop import TrainConfig, to_device
-from speechlab.training.optim import OptimConfig
+from speechlab.training.loop import to_device
 
 log = logging.getLogger("speechlab")
 JUDGED = 1000  # images in a batch that is judged
 WATCHED = 512  # images on which units are found dead
 DRAWN = 5  # images whose feature maps are drawn
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Section ``data``.
-
-    batch_size: images of one batch; a step takes ``train.accum`` of them. augment: changes of training images.
-    whiten: training images on which a layer is measured before training, where the model has one (FastNet).
-    calibrate: before judging, BatchNorm's means are measured anew on so many training images: running ones lag behind
-    the weights, do not fit their average (``train.ema``; Izmailov et al. 2018, arXiv 1803.05407), and would depend on
-    how many processes share a step. 0 keeps the running ones.
-    resident: the training images lie on the device (a GPU) instead of being copied there batch by batch.
-    """
-
-    batch_size: int = 128
-    augment: Augment = Augment()
-    whiten: int = 5000
-    calibrate: int = 2000
-    resident: bool = True
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch_size", 2), ("whiten", 1), ("calibrate", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """Section ``loss``.
-
-    name: ``cross_entropy``, or ``mse``: squared distance between the probabilities (softmax) and the true class's
-    one-hot vector, summed over classes (Brier 1950). label_smoothing: what of the target goes to all classes alike.
-    """
-
-    name: Literal["cross_entropy", "mse"] = "cross_entropy"
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing = {self.label_smoothing:g} must be from 0 to below 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeConfig:
-    """Section ``decode``.
-
-    tta: what else is shown to the network at test time, its answers averaged (method ``tta``): ``flip``, the mirrored
-    image; ``translate``, also two images shifted by a pixel (Jordan 2024), mirrored ones too where training mirrors.
-    batch_size: images at once.
-    """
-
-    tta: Literal["none", "flip", "translate"] = "none"
-    batch_size: int = 500
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size = {self.batch_size} must be at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """An image classifier's config. ``model``: (B, C, H, W) -> logits (B, classes); it takes ``input_size`` (C, H, W)
-    and ``classes``."""
-
-    task: str
-    model: Component
-    data: DataConfig = DataConfig()
-    loss: LossConfig = LossConfig()
-    optim: OptimConfig = OptimConfig()
-    train: TrainConfig = TrainConfig()
-    decode: DecodeConfig = DecodeConfig()
-
-
-def build_model(config: Config, input_size: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network that a config describes, its memory laid out channels last."""
-    try:
-        model = config.model.build(input_size=input_size, classes=classes)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model: {error}", 2) from None
-    return model.to(memory_format=torch.channels_last)
 
 
 def judge(logits: Tensor, y: Tensor, config: LossConfig) -> Loss:
@@ -119,13 +39,22 @@ def judge(logits: Tensor, y: Tensor, config: LossConfig) -> Loss:
     return Loss(total, torch.tensor(float(len(y)), device=logits.device))
 
 
-class ImageTask:
+def build_model(config: Config, input_size: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network that a config describes, its memory laid out channels last."""
+    try:
+        model = config.model.build(input_size=input_size, classes=classes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model: {error}", 2) from None
+    return model.to(memory_format=torch.channels_last)
+
+
+class ImageTraining:
     """Training and judging a classifier on the pack ``data`` (see speechlab/training/interface.py).
 
     Judged is the error on the split ``dev``, in %. A pack without one is trained on as it is: the last epoch counts.
     """
 
-    metric = "error"
+    metric = METRICS["error"]
 
     def __init__(self, config: Config, data: Path, device: torch.device, seed: int | None = None):
         self.config, self.device = config, device

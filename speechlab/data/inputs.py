@@ -1,0 +1,97 @@
+"""What a person hands to ``infer`` or to a model in Python: files, folders of them, arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechlab.errors import UserError
+
+# What is audio by its name; libsndfile does not read the second line, but whoever has such files must be told.
+AUDIO = frozenset(".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc .wv "
+                  ".m4a .aac .wma .amr .mp4 .mka .webm .ape".split())
+IMAGES = frozenset(".png .jpg .jpeg .bmp .gif .tif .tiff .webp .ppm .pgm".split())
+
+
+def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> tuple[list[Path], list[str]]:
+    """The files that are meant, each once, in order; and what is wrong with the rest.
+
+    A folder is searched with all below it for names with one of ``suffixes``; a file is taken whatever its name.
+    """
+    files: dict[Path, None] = {}
+    bad = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file()
+                           and not any(part.startswith(".") for part in file.relative_to(path).parts))
+            files.update(dict.fromkeys(found))
+            if not found:
+                bad.append(f"{path}: no {what} in this folder")
+        else:
+            files[path] = None
+    return list(files), bad
+
+
+def shown(path: Path) -> str:
+    """A file's name for output, whatever bytes it is made of."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@contextlib.contextmanager
+def audio_file(source: Any, rate: int | None) -> Iterator[Path]:
+    """A path to read: ``source`` itself, or samples (n,) or (channels, n) with full scale 1 as a file for the time being.
+
+    Raises:
+        UserError: an array without its ``rate`` in Hz, or with more than two dimensions, or a path with a rate.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        if rate is not None:
+            raise UserError("a file says its own sample rate: leave rate out")
+        yield Path(source)
+        return
+    samples = np.asarray(source.detach().cpu() if hasattr(source, "detach") else source)
+    if rate is None:
+        raise UserError("samples need their sample rate: model(samples, rate=16000)")
+    if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.number):
+        raise UserError(f"samples must be (n,) or (channels, n) numbers, not {samples.dtype} of shape {samples.shape}")
+    if np.issubdtype(samples.dtype, np.integer):  # int16 against float scale is this field's oldest mistake
+        samples = samples / float(np.iinfo(samples.dtype).max + 1)
+    import soundfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "array.wav"
+        soundfile.write(path, np.atleast_2d(samples).T.astype(np.float32), int(rate), subtype="FLOAT")
+        yield path
+
+
+def picture(source: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """An image's path, or pixels (H, W), (H, W, 1) or (H, W, 3) of uint8, as (height, width, channels) of ``shape``.
+
+    Raises:
+        UserError: for what can't be read as a picture.
+    """
+    from PIL import Image
+
+    from speechlab.corpora.image_folder import read_image
+
+    if isinstance(source, (str, os.PathLike)):
+        found = read_image(Path(source), shape)
+        if isinstance(found, str):
+            raise UserError(f"{source}: {'no such file' if not Path(source).exists() else found}")
+        return found
+    pixels = np.asarray(source)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
+        raise UserError(f"pixels must be uint8 (H, W), (H, W, 1) or (H, W, 3), not {pixels.dtype} of {pixels.shape}")
+    with contextlib.closing(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)) as image, \
+            tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "array.png"
+        image.save(path)
+        found = read_image(path, shape)
+    assert not isinstance(found, str), found
+    return found

@@ -1,0 +1,257 @@
+"""Scoring a recogniser: CER and SER of hanzi, WER and CER of other scripts, and the worst utterances to see and hear.
+
+Reads EXP/decode/<method>/<test_set>/hyp.jsonl (and time.json, for the speed); writes ref.trn, hyp.trn (for sclite) and
+worst.txt beside each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechlab.data import pinyin
+from speechlab.errors import UserError
+from speechlab.files import read_json, write_text
+from speechlab.scoring import compare as comparing
+from speechlab.scoring import sclite
+from speechlab.scoring.answers import folders, read_items, read_speed, share_pinyin
+from speechlab.scoring.items import Key, pairs
+from speechlab.scoring.results import RTF, Row, list_hash
+from speechlab.scoring.syllables import Syllables
+from speechlab.scoring.views import Mistakes
+from speechlab.scoring.wer import (
+    METRIC,
+    PROTOCOL,
+    Aligned,
+    ErrorRate,
+    Item,
+    Unit,
+    error_rate,
+    mostly_hanzi,
+    trn,
+    worst,
+    worst_of,
+)
+from speechlab.tasks.interface import Scored
+
+UNITS: dict[str, list[Unit]] = {"cer": ["char"], "wer": ["word"], "ser": ["syllable"]}
+# What auto means. The first unit is the one that the trn files are in.
+_HANZI: list[Unit] = ["char", "syllable"]
+_OTHERS: list[Unit] = ["word", "char"]
+SHOWN = 60  # utterances of a test set and method in the report
+HEARD = 8  # of these, the worst ones can be heard
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``score`` for this task."""
+    parser.add_argument("--metric", choices=["auto", *UNITS], default="auto",
+                        help="auto: CER and SER (tonal syllables) when the references are mostly hanzi, else WER and "
+                             "CER (default: auto)")
+    parser.add_argument("--sclite", action="store_true", help="show NIST sclite's counts beside ours, write no results")
+
+
+def score(exp: Path, args: argparse.Namespace) -> Scored:
+    """Rows, notes and mistakes of all that was decoded; with ``--sclite`` the text of its counts beside ours."""
+    if args.sclite:
+        return Scored(text=beside_sclite(exp, args.metric))
+    places, answers = folders(exp), all_answers(exp)
+    units = units_of(args.metric, (item.ref for items in answers.values() for item in items))
+    found, audio = Scored(), Audio(exp)
+    best: dict[str, list[tuple[float, str]]] = {}
+    rates: dict[Key, ErrorRate] = {}
+    for key, folder in places.items():
+        rows, notes, rates[key] = score_folder(folder, answers[key], units)
+        found.rows += rows
+        found.notes += notes
+        best.setdefault(key[0], []).append((rates[key].value or 0.0, key[1]))
+    for test_set in sorted(best):  # the best method first: what is heard is heard of it, if there is no room for all
+        for _, method in sorted(best[test_set]):
+            show(found.mistakes, test_set, method, rates[test_set, method], audio)
+    return found
+
+
+def units_of(metric: str, references: Iterable[str]) -> list[Unit]:
+    """The units that ``--metric`` asks for; of ``auto``, those of the references' script.
+
+    Raises:
+        UserError: for ``ser`` without pypinyin (``auto`` goes without it then, and says so).
+    """
+    readable = importlib.util.find_spec("pypinyin") is not None
+    if metric == "auto" and not mostly_hanzi(references):
+        return _OTHERS
+    if metric in ("auto", "ser") and not readable:
+        if metric == "ser":
+            raise UserError("SER needs pypinyin: pip install pypinyin")
+        print("warning: no SER (tonal syllables): it needs pypinyin", file=sys.stderr)
+        return ["char"]
+    return _HANZI if metric == "auto" else UNITS[metric]
+
+
+def judge(unit: Unit, items: Sequence[Item]) -> tuple[Callable[[Item], tuple[list[str], list[str]]] | None, str]:
+    """How texts are split into ``unit`` (None: by their own characters or words), and the protocol's text."""
+    if unit != "syllable":
+        return None, PROTOCOL[unit]
+    syllables = Syllables(pinyin.syllables, f"pypinyin {importlib.metadata.version('pypinyin')}")
+    return syllables.split, syllables.protocol(items)
+
+
+def score_folder(folder: Path, items: list[Item], units: list[Unit]) -> tuple[list[Row], list[str], ErrorRate]:
+    """Score decode/<method>/<test_set>/ and write its trn files and worst.txt, which are in the first unit's words or
+    characters.
+
+    Returns:
+        One row per unit and one of the speed where it is known; a line of substitutions, deletions and insertions for
+        each unit; the rate in the first unit, with its aligned utterances.
+    """
+    test_set, method = folder.name, folder.parent.name
+    judged = [(*judge(unit, items), unit) for unit in units]
+    rates = [(error_rate(items, unit, split=split), protocol) for split, protocol, unit in judged]
+    _write_trn(folder, items, units[0])
+    failed = [f"{item.id}: {item.error}\n" for item in items if item.error is not None]
+    parts = [worst(rates[0][0]) or "no errors\n", *(["Failed, not scored:\n" + "".join(failed)] if failed else [])]
+    write_text(folder / "worst.txt", "\n".join(parts))
+
+    digest = list_hash([(item.id, item.ref) for item in items])
+    rows = [
+        Row(test_set, method, METRIC[r.unit], _rounded(r.value), _rounded(r.ci_low), _rounded(r.ci_high), "%",
+            protocol, r.n, r.n_failed, digest)
+        for r, protocol in rates
+    ]
+    if speed := read_speed(folder):
+        threads = f", {speed.threads} thread{'s' * (speed.threads != 1)}" if speed.threads else ""
+        rows.append(Row(test_set, method, RTF, float(f"{speed.real_time_factor:.4g}"), None, None, "1",
+                        f"{speed.device}{threads}", len(items), 0, digest))
+    return rows, [_note(test_set, method, rate) for rate, _ in rates], rates[0][0]
+
+
+def _write_trn(folder: Path, items: list[Item], unit: Unit) -> None:
+    """ref.trn and hyp.trn of what was answered; syllables are written as the characters they were read from."""
+    scored = [item for item in items if item.error is None]
+    unit = "char" if unit == "syllable" else unit
+    write_text(folder / "ref.trn", trn([(item.id, item.ref) for item in scored], unit))
+    write_text(folder / "hyp.trn", trn([(item.id, item.hyp) for item in scored], unit))
+
+
+def _note(test_set: str, method: str, rate: ErrorRate) -> str:
+    """Which errors a rate is made of."""
+    c = rate.counts
+    right = sum(utterance.counts.errors == 0 for utterance in rate.utterances)
+    return (f"{test_set} {method} {METRIC[rate.unit]}: substitutions {c.substitutions}, deletions {c.deletions}, "
+            f"insertions {c.insertions}, of {c.length}; {right} of {rate.n} utterances without an error")
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def all_answers(exp: Path) -> dict[Key, list[Item]]:
+    """(test set, method) -> its items, with true readings shared between the methods of a test set."""
+    found = {key: read_items(folder / "hyp.jsonl") for key, folder in folders(exp).items()}
+    for test_set in {key[0] for key in found}:
+        keys = [key for key in found if key[0] == test_set]
+        found.update(zip(keys, share_pinyin([found[key] for key in keys])))
+    return found
+
+
+# -- what the report shows ----------------------------------------------------------------------------------------------
+
+
+class Audio:
+    """The recordings of an experiment's test sets, as the manifests of its data folder name them."""
+
+    def __init__(self, exp: Path):
+        env = read_json(exp / "env.json")
+        data = str(env.get("data") or "") if isinstance(env, Mapping) else ""
+        recipe = exp.resolve().parent.parent
+        self.data = next((place for place in (recipe / data, Path(data)) if data and place.is_dir()), None)
+        self._cuts: dict[str, dict[str, Any]] = {}
+
+    def read(self, test_set: str, name: str) -> tuple[Any, int] | None:
+        """(samples (n,) with full scale 1, rate) of an utterance; None where its manifest or its file is gone."""
+        cut = self._split(test_set).get(name)
+        if cut is None:
+            return None
+        from speechlab.features.audio import read
+
+        try:
+            samples, rate = read(cut)
+        except Exception:  # lhotse and libsndfile raise just about anything; a report can do without
+            return None
+        scale = 32768.0 if samples.dtype == np.int16 else 1.0
+        return samples.mean(0) / scale, rate
+
+    def _split(self, test_set: str) -> dict[str, Any]:
+        if test_set not in self._cuts:
+            manifest = self.data / f"{test_set}.jsonl.gz" if self.data else None
+            self._cuts[test_set] = {}
+            if manifest and manifest.is_file():
+                from lhotse import CutSet
+
+                self._cuts[test_set] = {cut.id: cut for cut in CutSet.from_file(manifest)}
+        return self._cuts[test_set]
+
+
+def show(mistakes: Mistakes, test_set: str, method: str, rate: ErrorRate, audio: Audio) -> None:
+    """The worst utterances, aligned; the first of them with their sound and its spectrogram."""
+    items = []
+    for place, utterance in enumerate(worst_of(rate, SHOWN)):
+        item = {"title": _title(utterance, rate.unit), "pairs": [[ref or "", hyp or "", ref != hyp]
+                                                                 for ref, hyp in utterance.pairs]}
+        if place < HEARD and (sound := audio.read(test_set, utterance.item.id)) is not None:
+            item |= mistakes.sound(f"{test_set}/{utterance.item.id}", *sound)
+        items.append(item)
+    mistakes.add(test_set, method, "aligned", items=items)
+
+
+def _title(utterance: Aligned, unit: Unit) -> str:
+    c = utterance.counts
+    percent = "no reference" if c.rate is None else f"{METRIC[unit]} {c.rate:.1f} %"
+    return f"{utterance.item.id} {percent} S {c.substitutions} D {c.deletions} I {c.insertions} of {c.length}"
+
+
+# -- two experiments, two counters --------------------------------------------------------------------------------------
+
+
+def compare(a: Path, b: Path, args: argparse.Namespace) -> tuple[list[comparing.Comparison], list[str]]:
+    """B against A on each common (test set, method), by the paired bootstrap over utterances (Bisani & Ney 2004)."""
+    answers_a, answers_b = all_answers(a), all_answers(b)
+    rows: list[comparing.Comparison] = []
+    refused: list[str] = []
+    for left, right in pairs(answers_a, answers_b, args):
+        items_a, items_b = share_pinyin([answers_a[left], answers_b[right]])
+        if said := comparing.differences(items_a, items_b):
+            refused.append(f"{left[0]} {left[1]}: not one list, not compared: {said}")
+            continue
+        for unit in units_of(args.metric, (item.ref for item in items_a)):
+            split, protocol = judge(unit, items_a)
+            rows.append(comparing.compare(items_a, items_b, unit, left[0], (left[1], right[1]), protocol, split))
+    return rows, refused
+
+
+def beside_sclite(exp: Path, metric: str) -> str:
+    """Our counts beside sclite's. The trn files are written anew, so that they are this decoding's."""
+    if sclite.program() is None:
+        raise UserError(sclite.INSTALL)
+    if metric == "ser":
+        raise UserError("--sclite counts words or characters: sclite knows no syllables", 2)
+    places, answers = folders(exp), all_answers(exp)
+    unit = units_of(metric, (item.ref for items in answers.values() for item in items))[0]
+    rows: list[list[str]] = []
+    lines: list[str] = []
+    for key, folder in sorted(places.items()):
+        rate = error_rate(answers[key], unit)
+        if not rate.n:
+            lines.append(f"{folder.name} {folder.parent.name}: every utterance failed, there is nothing to count")
+            continue
+        _write_trn(folder, answers[key], unit)
+        found_rows, found_lines = sclite.beside(folder, rate)
+        rows += found_rows
+        lines += found_lines
+    return sclite.render(rows, lines)

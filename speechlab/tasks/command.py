@@ -1,0 +1,67 @@
+"""Command lines whose options depend on a task: read in two steps, first the experiment, then what its task takes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from speechlab import tasks
+from speechlab.errors import UserError
+from speechlab.tasks.interface import Task
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str], command: str) -> tuple[argparse.Namespace, Task]:
+    """The arguments with those of the experiment's task, and the task.
+
+    The experiment is ``args.exp``, or the first of ``args.compare``. ``--help`` without one shows what every task of the
+    package takes.
+    """
+    known = _peek(parser, argv)
+    exp = getattr(known, "exp", None) or next(iter(getattr(known, "compare", None) or ()), None)
+    if exp is None:
+        if {"-h", "--help"} & set(argv):
+            for name in tasks.names():
+                _describe(parser, tasks.find(name), command)
+        parser.parse_args(argv)  # which says what is missing, or shows the help
+        raise UserError("which experiment?", 2)
+    task = _task(Path(exp), getattr(known, "checkpoint", None))
+    _describe(parser, task, command)
+    args, rest = parser.parse_known_args(argv)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)} (the task of {exp} is {task.name}; --help with an "
+                     "experiment shows what it takes)")
+    return args, task
+
+
+def _peek(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace | None:
+    """What of the command line can be read before the task is known; None where nothing can."""
+    silent = io.StringIO()
+    words = [word for word in argv if word not in ("-h", "--help")]
+    required = [action for action in parser._actions if action.required]
+    for action in required:  # what is missing is said later, with all options known
+        action.required = False
+    try:
+        with contextlib.redirect_stderr(silent), contextlib.redirect_stdout(silent):
+            return parser.parse_known_args(words)[0]
+    except SystemExit:
+        return None
+    finally:
+        for action in required:
+            action.required = True
+
+
+def _task(exp: Path, checkpoint: Path | None) -> Task:
+    if checkpoint is not None or exp.is_file():
+        return tasks.find(tasks.read_state(exp, checkpoint)["config"]["task"], str(checkpoint or exp))
+    return tasks.of(exp)
+
+
+def _describe(parser: argparse.ArgumentParser, task: Task, command: str) -> None:
+    group = parser.add_argument_group(f"task {task.name}", task.about)
+    task.arguments(group, command)  # type: ignore[arg-type]
+    if command != "score" and (methods := task.methods()):
+        text = "\n".join(f"  {name:12s} {about}" for name, about in methods.items())
+        parser.epilog = f"{parser.epilog or ''}\n\nmethods of the task {task.name}:\n{text}".strip()
