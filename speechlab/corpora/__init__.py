@@ -1,9 +1,13 @@
 """Corpora: one module each, the only code that knows how a corpus is laid out and where it is to be had.
 
 A corpus module offers ``ABOUT`` and ``LICENSE`` (a line each), ``fetch(root) -> folder`` and
-``prepare(folder, out, nj=1, **options) -> {split: CutSet}``. A corpus of images says ``KIND = "images"`` and returns
-``({split: (images, labels) or (images, labels, ids)}, names of the classes)``, see ``write_pack`` in
-speechlab/data/image_pack.py. Modules are imported when they are asked for.
+``prepare(folder, out, nj=1, **options)``, which returns what its form of data wants. ``FORM`` names the form
+(speechlab/data/forms/): ``"speech"``, the default, wants ``{split: CutSet}``; ``"images"`` wants ``({split: (images,
+labels) or (images, labels, ids)}, names of the classes)``; a recipe may bring its own, ``"local.x"``. ``CARRIES`` says
+what each item carries: ``("text",)``, the default of speech, or of ``text``, ``label``, ``speaker``, ``clean`` and the
+recipe's own words those that hold. A corpus that can carry several things has a parameter ``carry`` in its ``prepare``,
+which is what the user asked for. ``SPEAKERS_SHARED = True`` says that a speaker may be in several splits. Modules are
+imported when they are asked for.
 """
 
 from __future__ import annotations
@@ -37,4 +41,6 @@ def load(name: str) -> ModuleType:
     missing = [part for part in ("fetch", "prepare") if not hasattr(module, part)]
     if missing:
         raise UserError(f"corpus {name}: {full.replace('.', '/')}.py has no {' and no '.join(missing)}()", status=2)
+    if isinstance(getattr(module, "CARRIES", ()), str):  # ("text") is no tuple
+        raise UserError(f'corpus {name}: CARRIES must be a tuple of words: ("{module.CARRIES}",)', status=2)
     return module

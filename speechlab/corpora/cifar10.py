@@ -24,7 +24,7 @@ from .cuts import threaded
 from .fetch import File, Package, fetch_either
 from .pictures import Made, check_content, check_counts, check_labels, damaged, hold_out
 
-KIND = "images"
+FORM = "images"
 ABOUT = "photographs of ten kinds of things, 32 x 32 colour, 50,000 + 10,000, 170 MB"
 LICENSE = "none stated; free for research by custom, cite Krizhevsky 2009"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from .fetch import File, Package, fetch_either
 from .pictures import Made, idx_corpus
 
-KIND = "images"
+FORM = "images"
 ABOUT = "clothes in MNIST's form, 28 x 28 grey, 60,000 + 10,000, 31 MB"
 LICENSE = "MIT"
 

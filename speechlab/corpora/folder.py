@@ -1,15 +1,20 @@
 """A corpus of one's own: a folder of audio files and a ``manifest.tsv`` that says what they are.
 
 ``manifest.tsv`` is UTF-8, separated by tabs, with a header line. ``path`` (relative to the folder, or absolute) and
-what the recipe learns from (``text``) must be there; ``speaker``, ``split`` (train, dev, test or test_...) and
-``language`` (zh, en...) may be; any other column is kept as a custom field of the supervision. Audio: whatever
+what the recipe learns from must be there: ``text``, or what ``prepare --carry`` names (``label``, ``speaker``,
+``clean``: the path of a clean partner, or a recipe's own word). ``speaker``, ``split`` (train, dev, test or test_...)
+and ``language`` (zh, en...) may be; any other column is kept as a custom field of the supervision. Audio: whatever
 soundfile reads, at any rate, with any number of channels.
+
+Where nothing but labels is carried, class folders do without a manifest: ``yes/*.wav no/*.flac``, or the same under
+``train`` and ``test`` (and ``dev`` or ``valid``).
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
 import sys
 from collections import Counter, defaultdict
@@ -24,12 +29,13 @@ from speechlab.progress import progress
 if TYPE_CHECKING:
     from lhotse import CutSet
 
-ABOUT = "your own: a folder with manifest.tsv (path, text; optional speaker, split, language)"
+ABOUT = "your own: a folder with manifest.tsv (path, text or label...; optional speaker, split, language)"
 LICENSE = "yours"
 SPEAKERS_SHARED = True  # checked here, since a random split must have them so
 
 MANIFEST = "manifest.tsv"
 _SHARE = 0.1  # of dev, and of test
+_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".oga", ".aif", ".aiff", ".au", ".sph", ".w64", ".caf")
 _SPLIT_NAMES = {"training": "train", "valid": "dev", "val": "dev", "validation": "dev", "development": "dev",
                 "eval": "test", "evaluation": "test", "testing": "test"}
 Row = dict[str, str]
@@ -40,24 +46,29 @@ def fetch(root: Path) -> Path:
     raise UserError(f"folder is a corpus of your own: give its folder, which holds {MANIFEST}, with --data_dir DIR")
 
 
-def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", need: str = "text",
+def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", carry: tuple[str, ...] = ("text",),
             shared_speakers: bool = False) -> dict[str, CutSet]:
-    """Read ``folder/manifest.tsv`` and split it 80/10/10.
+    """Read ``folder/manifest.tsv``, or class folders, and split it 80/10/10.
 
-    split_by: ``column``, ``speaker`` or ``random``; ``auto`` is the first of these that the manifest allows (three
-    speakers at least). need: the columns, separated by commas, that must be there and filled in every line.
-    shared_speakers: accept that the split column puts a speaker into two splits.
+    split_by: ``column``, ``speaker`` or ``random`` (class by class, where labels are carried); ``auto`` is the first of
+    these that the manifest allows (three speakers at least). carry: the columns that must be there and filled in every
+    line. shared_speakers: accept that the split column puts a speaker into two splits.
     """
     from lhotse import CutSet
 
     manifest = Path(folder) / MANIFEST
-    rows = read_manifest(manifest, need.split(","))
-    by_path = split_rows(rows, manifest, split_by, shared_speakers)
+    if tuple(carry) == ("label",) and not manifest.exists():
+        rows, described = read_class_folders(Path(folder)), Path(folder)
+    else:
+        rows, described = read_manifest(manifest, carry), manifest
+    by_path = split_rows(rows, described, split_by, shared_speakers, by_label="label" in carry)
     ids = name_rows(rows)
 
     def cut(row: Row):
         custom = {key: value for key, value in row.items()
                   if key not in ("path", "text", "speaker", "split", "language") and value}
+        if "clean" in carry:
+            custom["clean"] = os.path.abspath(manifest.parent / row["clean"])
         return utterance(ids[row["path"]], manifest.parent / row["path"], row.get("text"), row.get("speaker") or None,
                          row.get("language") or None, **custom)
 
@@ -108,9 +119,51 @@ def read_manifest(manifest: Path, need: Iterable[str] = ("text",)) -> list[Row]:
     return list(rows.values())
 
 
-def split_rows(rows: list[Row], manifest: Path, split_by: str = "auto",
-               shared_speakers: bool = False) -> dict[str, str]:
-    """Which split each row's path belongs to; see :func:`prepare` for the ways."""
+def read_class_folders(folder: Path) -> list[Row]:
+    """A row for each audio file of ``folder/<label>/``, or of ``folder/{train,dev,test}/<label>/`` (then with split).
+
+    Files may lie deeper in a class's folder. The speakers are unknown.
+    """
+    parts = _folders(folder)
+    by_split = {part: _split_name(part.name) for part in parts if _split_name(part.name) in ("train", "dev", "test")}
+    if parts and len(by_split) == len(parts) and "train" in by_split.values():
+        if empty := [part for part in parts if not _folders(part)]:
+            raise UserError(f"{empty[0]} has no folder for a class: put the audio into {empty[0]}/LABEL/, or write "
+                            f"{folder / MANIFEST} with the columns path, label, split")
+        return [{**row, "split": split} for part, split in by_split.items() for row in _class_rows(folder, part)]
+    rows = _class_rows(folder, folder)
+    if not rows:
+        raise UserError(f"{folder} has neither {MANIFEST} (with the columns path, label) nor a folder for each class")
+    return rows
+
+
+def _class_rows(folder: Path, part: Path) -> list[Row]:
+    rows: list[Row] = []
+    others = 0
+    for of_class in _folders(part):
+        files = [path for path in sorted(of_class.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+        audio = [path for path in files if path.suffix.lower() in _SUFFIXES]
+        if not audio:
+            raise UserError(f"the class folder {of_class} has no audio ({', '.join(_SUFFIXES[:4])}...): add some, or "
+                            "remove the folder")
+        others += len(files) - len(audio)
+        rows += [{"path": path.relative_to(folder).as_posix(), "label": of_class.name} for path in audio]
+    if others:
+        print(f"note: {others} files under {part} are no audio by their names: left out", file=sys.stderr)
+    return rows
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
+def _split_name(name: str) -> str:
+    return _SPLIT_NAMES.get(name.lower(), name.lower())
+
+
+def split_rows(rows: list[Row], manifest: Path, split_by: str = "auto", shared_speakers: bool = False,
+               by_label: bool = False) -> dict[str, str]:
+    """Which split each row's path belongs to; see :func:`prepare` for the ways. by_label: at random class by class."""
     speakers = {row.get("speaker", "") for row in rows}
     ways = {"column": "split" in rows[0], "speaker": "" not in speakers and len(speakers) >= 3, "random": True}
     if split_by == "auto":
@@ -128,8 +181,8 @@ def split_rows(rows: list[Row], manifest: Path, split_by: str = "auto",
     if split_by == "random":
         if speakers - {""}:
             print(f"note: {manifest} is split at random, so the test's speakers are heard in training", file=sys.stderr)
-        return split_random([row["path"] for row in rows])
-    return _split_column(rows, manifest, shared_speakers)
+        return _split_random(rows, manifest, by_label)
+    return _split_column(rows, manifest, shared_speakers, by_label)
 
 
 def split_speakers(utterances: dict[str, int], parts: tuple[str, ...] = ("test", "dev"),
@@ -165,12 +218,31 @@ def split_random(paths: list[str], parts: tuple[str, ...] = ("test", "dev"), sha
             counts = Counter(split.values())
             split[next(path for path in order if counts[split[path]] > 1)] = part
     if "train" not in split.values():
-        split[order[-1]] = "train"
+        counts = Counter(split.values())
+        split[next((path for path in reversed(order) if counts[split[path]] > 1), order[-1])] = "train"
     return split
 
 
-def _split_column(rows: list[Row], manifest: Path, shared_speakers: bool) -> dict[str, str]:
-    split = {row["path"]: _SPLIT_NAMES.get(row["split"].lower(), row["split"].lower()) for row in rows}
+def _split_random(rows: list[Row], manifest: Path, by_label: bool,
+                  parts: tuple[str, ...] = ("test", "dev")) -> dict[str, str]:
+    """:func:`split_random`; by_label: within each class, and one with too few for all parts belongs to train."""
+    if not by_label:
+        return split_random([row["path"] for row in rows], parts)
+    classes: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        classes[row["label"]].append(row["path"])
+    most = max(map(len, classes.values()))
+    if most <= len(parts):
+        raise UserError(f"{manifest}: no class has more than {most} clips, so none can be taken for "
+                        f"{' and '.join(parts)}: add clips, or say the split of each")
+    split: dict[str, str] = {}
+    for paths in classes.values():
+        split.update(split_random(paths, parts) if len(paths) > len(parts) else dict.fromkeys(paths, "train"))
+    return split
+
+
+def _split_column(rows: list[Row], manifest: Path, shared_speakers: bool, by_label: bool) -> dict[str, str]:
+    split = {row["path"]: _split_name(row["split"]) for row in rows}
     strange = sorted(row["split"] for row in rows if not re.fullmatch(r"train|dev|test(_\w+)?", split[row["path"]]))
     if strange:
         raise UserError(f"{manifest}: split {strange[0]!r} is none of train, dev, test, test_NAME: correct it")
@@ -185,7 +257,7 @@ def _split_column(rows: list[Row], manifest: Path, shared_speakers: bool) -> dic
             by_speaker = split_speakers(speakers, parts)
             split.update({row["path"]: by_speaker[row["speaker"]] for row in train})
         elif len(train) > len(parts):
-            split.update(split_random([row["path"] for row in train], parts))
+            split.update(_split_random(train, manifest, by_label, parts))
         else:
             raise UserError(f"{manifest}: too few lines have the split train to take {' and '.join(parts)} from them")
     where: dict[str, set[str]] = defaultdict(set)

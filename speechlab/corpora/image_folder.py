@@ -28,7 +28,7 @@ from .pictures import Made
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-KIND = "images"
+FORM = "images"
 ABOUT = "your own images: class folders, or manifest.tsv (path, label; optional split)"
 LICENSE = "yours"
 

@@ -1,6 +1,9 @@
 """A corpus of one's own in Kaldi's form: a data directory (``wav.scp``, ``text``; optional ``utt2spk``, ``segments``,
 ``utt2lang``), or a folder of them named ``train``, ``dev`` and ``test``, as Kaldi's and ESPnet's recipes make them.
 
+What ``prepare --carry`` names must be there: ``text`` in text, ``speaker`` in utt2spk, ``label`` in utt2label (where
+there is none in utt2lang, else in text), a recipe's own WORD in utt2WORD. Where no text is carried, none is needed.
+
 An entry of wav.scp may be a file, ``cat FILE |``, or a place in an archive (``FILE.ark:1234``), which is unpacked. **No
 command is executed**: any other pipe is refused, and of an archive nothing is read but sound. (lhotse's own import runs
 what wav.scp says in a shell, and stops at the first odd line with a traceback: hence this one.) ``feats.scp`` is not
@@ -49,15 +52,19 @@ class Sound(NamedTuple):
 
 
 class Utterance(NamedTuple):
-    """One utterance of a data directory; without segments, ``recording`` is its own id and ``end`` None."""
+    """One utterance of a data directory; without segments, ``recording`` is its own id and ``end`` None.
+
+    ``custom``: what else it carries, by name.
+    """
 
     id: str
-    text: str
+    text: str | None
     speaker: str | None
     language: str | None
     recording: str
     start: float = 0.0
     end: float | None = None  # seconds; None: the recording's end
+    custom: dict[str, str] = {}
 
 
 def fetch(root: Path) -> Path:
@@ -66,14 +73,14 @@ def fetch(root: Path) -> Path:
                     "folder of its train, dev and test directories, with --data_dir DIR")
 
 
-def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", train: str = "", dev: str = "",
-            test: str = "") -> dict[str, CutSet]:
+def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", carry: tuple[str, ...] = ("text",),
+            train: str = "", dev: str = "", test: str = "") -> dict[str, CutSet]:
     """Read the data directory ``folder``, or those in it.
 
     split_by: as for the corpus folder; ``auto`` keeps the directories' own split where there is more than one.
-    train, dev, test: names of directories in ``folder`` (several by commas); by default those that are called so, or
-    begin so. A speaker in two of them is noted and accepted: someone has published it so. Sound in archives is unpacked
-    to ``out/audio`` as flac.
+    carry: what must be there of each utterance, see above. train, dev, test: names of directories in ``folder``
+    (several by commas); by default those that are called so, or begin so. A speaker in two of them is noted and
+    accepted: someone has published it so. Sound in archives is unpacked to ``out/audio`` as flac.
     """
     from lhotse import CutSet
 
@@ -81,14 +88,15 @@ def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", train:
     rows: list[folders.Row] = []
     found: dict[str, tuple[Path, Utterance, Sound]] = {}
     for split, directory in find(folder, {"train": train, "dev": dev, "test": test}):
-        utterances, sounds = read(directory)
+        utterances, sounds = read(directory, carry)
         for one in utterances:
             if one.id in found:
                 raise UserError(f"{directory / 'text'}: utterance {one.id} is in {found[one.id][0]} too: ids must be "
                                 "unique")
             found[one.id] = (directory, one, sounds[one.recording])
-            rows.append({"path": one.id, "speaker": one.speaker or "", **({"split": split} if split else {})})
-    by_id = folders.split_rows(rows, folder, split_by, shared_speakers=True)
+            rows.append({"path": one.id, "speaker": one.speaker or "", "label": one.custom.get("label", ""),
+                         **({"split": split} if split else {})})
+    by_id = folders.split_rows(rows, folder, split_by, shared_speakers=True, by_label="label" in carry)
     if split_by in ("auto", "column"):
         _note_shared(folder, rows)
     recordings = sorted({(directory, one.recording, sound) for directory, one, sound in found.values()})
@@ -149,36 +157,44 @@ def _test_name(name: str) -> str:
     return "test" if plain in ("test", "eval") else plain if plain.startswith("test_") else f"test_{plain}"
 
 
-def read(directory: Path) -> tuple[list[Utterance], dict[str, Sound]]:
+def read(directory: Path, carry: Iterable[str] = ("text",)) -> tuple[list[Utterance], dict[str, Sound]]:
     """A data directory's utterances, and its recordings' sound by id; UserErrors name file and line."""
     wav = table(directory / "wav.scp")
-    text = table(directory / "text", empty=True)
-    speakers = table(directory / "utt2spk") if (directory / "utt2spk").is_file() else None
-    languages = table(directory / "utt2lang") if (directory / "utt2lang").is_file() else {}
+    paths = _files(directory, carry)
+    carried = {what: table(path, empty=path.name == "text") for what, path in paths.items()}
+    text, speakers, languages = (
+        carried.get(what) or (table(directory / name, empty=what == "text") if (directory / name).is_file() else None)
+        for what, name in (("text", "text"), ("speaker", "utt2spk"), ("language", "utt2lang")))
     parts = _segments(directory / "segments", wav) if (directory / "segments").is_file() else \
         {id: (id, 0.0, None) for id in wav}
     source = "segments" if (directory / "segments").is_file() else "wav.scp"
-    silent, unheard = [id for id in parts if id not in text], [id for id in text if id not in parts]
-    for ids, what in ((silent, f"of {source} are not in text"), (unheard, f"of text are not in {source}")):
+    first = "text" if "text" in carried else next(iter(carried))  # whose file says which utterances there are
+    listed, listing = carried[first], paths[first].name
+    silent, unheard = [id for id in parts if id not in listed], [id for id in listed if id not in parts]
+    for ids, what in ((silent, f"of {source} are not in {listing}"), (unheard, f"of {listing} are not in {source}")):
         if ids:
             _note(f"{directory}: {len(ids)} utterances {what} and are left out ({_some(ids)})")
-    kept = [id for id in parts if id in text]
+    kept = [id for id in parts if id in listed]
     if not kept:
-        raise UserError(f"{directory}: no utterance of text is in {source}: their first words must be the same ids")
+        raise UserError(f"{directory}: no utterance of {listing} is in {source}: their first words must be the same "
+                        "ids")
     if speakers is None:
         _note(f"{directory} has no utt2spk: its speakers are unknown")
     else:
-        lack = [id for id in kept if id not in speakers]
+        paths["speaker"], carried["speaker"] = directory / "utt2spk", speakers
+    for what, rows in carried.items():
+        lack = [id for id in kept if id not in rows]
         if lack:
-            raise UserError(f"{directory / 'utt2spk'}: {len(lack)} utterances of text are not in it (text line "
-                            f"{text[lack[0]][0]}: {lack[0]}): add them, or remove the file")
+            raise UserError(f"{paths[what]}: {len(lack)} utterances of {listing} are not in it ({listing} line "
+                            f"{listed[lack[0]][0]}: {lack[0]}): add them, or remove the file")
     own = _renamed(directory / IDS)
     ids = _plain(kept)
     utterances = []
     for id in kept:
         speaker = speakers[id][1] if speakers else None
         known = own.get(id) or [ids[id], None if speaker == id else speaker]  # Kaldi's way to say: unknown
-        utterances.append(Utterance(known[0], text[id][1], known[1], languages.get(id, (0, None))[1], *parts[id]))
+        custom = {what: rows[id][1] for what, rows in carried.items() if what not in ("text", "speaker")}
+        utterances.append(Utterance(known[0], _value(text, id), known[1], _value(languages, id), *parts[id], custom))
     used = {one.recording for one in utterances}
     sounds = {id: _sound(directory / "wav.scp", line, id, value) for id, (line, value) in wav.items() if id in used}
     gone = [f"line {wav[id][0]}: {sound.path}" for id, sound in sounds.items() if not sound.path.is_file()]
@@ -186,6 +202,31 @@ def read(directory: Path) -> tuple[list[Utterance], dict[str, Sound]]:
         raise UserError(f"{directory / 'wav.scp'}: {len(gone)} files that it names are not there ({_some(gone)}): "
                         f"relative paths are looked for in the folders above {directory} and where you are")
     return utterances, sounds
+
+
+def _files(directory: Path, carry: Iterable[str]) -> dict[str, Path]:
+    """Which file of a data directory says what; a UserError where no file can."""
+    names = {"text": "text", "speaker": "utt2spk"}
+    found: dict[str, Path] = {}
+    for what in carry:
+        if what == "clean":
+            raise UserError("kaldi: a data directory names no clean partners: use the corpus folder, with a column "
+                            "clean in its manifest.tsv", status=2)
+        if what == "label":
+            there = [name for name in ("utt2label", "utt2lang", "text") if (directory / name).is_file()]
+            if not there:
+                raise UserError(f"{directory} has no labels: write utt2label (utterance and label on each line); "
+                                "utt2lang or text would do as well")
+            if there[0] != "utt2label":
+                _note(f"{directory} has no utt2label: its labels are those in {there[0]}")
+            found[what] = directory / there[0]
+        else:
+            found[what] = directory / names.get(what, f"utt2{what}")
+    return found
+
+
+def _value(rows: dict[str, tuple[int, str]] | None, id: str) -> str | None:
+    return rows[id][1] if rows and id in rows else None
 
 
 def table(path: Path, empty: bool = False) -> dict[str, tuple[int, str]]:
@@ -328,7 +369,7 @@ def _cut(one: Utterance, whole: MonoCut) -> MonoCut:
     duration = recording.duration if end == recording.duration and not one.start else round(end - one.start, 8)
     duration = max(duration, 1 / recording.sampling_rate)  # one that begins behind the end: bad audio, says prepare
     supervision = SupervisionSegment(id=one.id, recording_id=recording.id, start=0.0, duration=duration, text=one.text,
-                                     speaker=one.speaker, language=one.language)
+                                     speaker=one.speaker, language=one.language, custom=one.custom or None)
     return MonoCut(id=one.id, start=one.start, duration=duration, channel=0, recording=recording,
                    supervisions=[supervision])
 

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..files import write_text
 from .pictures import Made
 
-KIND = "images"
+FORM = "images"
 ABOUT = "drawn shapes of ten kinds, 28 x 28 grey or in colour; made by code in seconds, for tests and first steps"
 LICENSE = "none needed: made by code"
 

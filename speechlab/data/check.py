@@ -16,10 +16,11 @@ _BLOCK = 1 << 20  # samples decoded at once, so that an hour of audio needs no g
 _UNKNOWN_LENGTH = 0x7FFFF000  # a WAV written into a pipe promises about 2 or 4 GB, since its writer couldn't know
 
 
-def check_audio(path: str | Path, parts: Iterable[tuple[float, float]]) -> list[str | None]:
+def check_audio(path: str | Path, parts: Iterable[tuple[float, float]], silence: bool = False) -> list[str | None]:
     """Why each part (start, duration in seconds) of the file can't be used: a short reason, or None for a good one.
 
-    Reasons begin with one of: missing, empty, unreadable, truncated, short, silent, NaN.
+    Reasons begin with one of: missing, empty, unreadable, truncated, short, silent (unless ``silence`` is accepted),
+    NaN.
     """
     path, parts = Path(path), list(parts)
     if not path.is_file():
@@ -29,9 +30,30 @@ def check_audio(path: str | Path, parts: Iterable[tuple[float, float]]) -> list[
     try:
         with soundfile.SoundFile(path) as file:
             whole = _cut_short(file) or (None if file.frames else "empty: no samples")
-            return [whole or _check_part(file, *part) for part in parts]
+            return [whole or _check_part(file, *part, silence) for part in parts]
     except (soundfile.SoundFileError, OSError) as error:
         return [f"unreadable: {_why(error)}"] * len(parts)
+
+
+def check_partner(path: str | Path, rate: int, seconds: float, part: tuple[float, float]) -> str | None:
+    """Why this file can't be the partner (the clean one of a noisy one, say) of another, or None if it can.
+
+    Args:
+        rate, seconds: the other file's sample rate in Hz and its length, which must be the same (to within 25 ms).
+        part: start and duration in seconds of what is used of both; judged as by :func:`check_audio`.
+    """
+    try:
+        header = soundfile.info(str(path))
+    except (soundfile.SoundFileError, OSError):
+        header = None
+    if header and header.frames:  # else check_audio says why
+        if header.samplerate != rate:
+            return f"its sample rate is {header.samplerate} Hz, not {rate}"
+        longer = header.frames / rate - seconds
+        if abs(longer) > _TOLERANCE + 1e-9:
+            return f"it is {abs(longer):.3f} s {'longer' if longer > 0 else 'shorter'}"
+        part = (part[0], min(part[1], header.frames / rate - part[0]))
+    return check_audio(path, [part])[0]
 
 
 def _cut_short(file: soundfile.SoundFile) -> str | None:
@@ -45,7 +67,7 @@ def _cut_short(file: soundfile.SoundFile) -> str | None:
     return None
 
 
-def _check_part(file: soundfile.SoundFile, start: float, duration: float) -> str | None:
+def _check_part(file: soundfile.SoundFile, start: float, duration: float, silence: bool) -> str | None:
     rate = file.samplerate
     first, count = round(start * rate), round(duration * rate)
     missing = first + count - file.frames
@@ -65,7 +87,7 @@ def _check_part(file: soundfile.SoundFile, start: float, duration: float) -> str
         return f"truncated: {_why(error)}"  # the header was good, what it promised can't be decoded
     if count - got > _TOLERANCE * rate:
         return f"truncated: {got / rate:.2f} of {duration:.2f} s are there"
-    if high - low < 2 * SILENCE:
+    if high - low < 2 * SILENCE and not silence:
         return "silent: never above -80 dBFS"
     return None
 

@@ -7,7 +7,7 @@ import gzip
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from speechlab.files import atomic
 
@@ -38,3 +38,11 @@ def read_cuts(path: str | Path) -> CutSet:
     from lhotse import CutSet
 
     return CutSet.from_file(path).to_eager()
+
+
+def carried(cut: Cut, what: str) -> Any:
+    """What ``cut`` carries under the name ``what``: its supervision's text or speaker, or a custom field; else None."""
+    supervision = cut.supervisions[0]
+    if what in ("text", "speaker"):
+        return getattr(supervision, what)
+    return (supervision.custom or {}).get(what)

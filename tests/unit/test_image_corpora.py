@@ -36,7 +36,7 @@ def digest(data: bytes) -> str:
 def test_the_published_numbers():
     assert sum(mnist.COUNTS["train"]) == 60000 and sum(mnist.COUNTS["test"]) == 10000
     for module in (mnist, fashion_mnist, cifar10):
-        assert module.KIND == "images" and corpora.load(module.__name__.rpartition(".")[2]) is module
+        assert module.FORM == "images" and corpora.load(module.__name__.rpartition(".")[2]) is module
         assert len(module.CLASSES) == 10
         for way in module.WAYS:
             assert all(file.size and len(file.sha256) == 64 and (file.urls or file.package) for file in way)

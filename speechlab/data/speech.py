@@ -1,0 +1,167 @@
+"""What any task on cuts needs: section ``data``, a split's cuts, their features, and the batches of epochs.
+
+Targets are a task's own: it gives :class:`EpochLoader` a Dataset that turns cuts into its batch, such as
+:class:`speechlab.data.asr.SpeechDataset`. A planner says which cuts make a batch, see :mod:`speechlab.data.batching`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lhotse import CutSet
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from speechlab.data.augment import SpecAugment
+from speechlab.data.batching import ByDuration, Planner
+from speechlab.errors import UserError
+from speechlab.features import storage  # noqa: F401  (lhotse then knows how our features are stored)
+from speechlab.features.audio import read
+from speechlab.features.contract import FeatureContract, load_contract, require_same
+from speechlab.features.fbank import extract, normalise
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Section ``data``.
+
+    max_duration: seconds of audio in a batch (padding counted): what bounds memory, whatever one utterance's length.
+    min_seconds, max_seconds: training utterances outside are left out, and counted in the log.
+    num_buckets: of similar lengths, so that little is padding; num_workers: loading processes (0: the training one).
+    speakers: train on these speakers alone (empty: on all).
+    on_the_fly: compute features while training instead of reading the stored ones.
+    """
+
+    max_duration: float = 120.0
+    min_seconds: float = 0.1
+    max_seconds: float = 30.0
+    num_buckets: int = 10
+    num_workers: int = 0
+    speakers: tuple[str, ...] = ()
+    on_the_fly: bool = False
+    augment: SpecAugment | None = SpecAugment()
+
+    def __post_init__(self) -> None:
+        if self.max_duration < self.max_seconds:
+            raise ValueError(f"max_duration = {self.max_duration:g} is less than max_seconds = {self.max_seconds:g}")
+        if self.num_buckets < 2:
+            raise ValueError(f"num_buckets = {self.num_buckets} must be at least 2")
+
+
+def read_split(folder: str | Path, split: str) -> CutSet:
+    """The cuts of ``folder/<split>.jsonl.gz``, read whole; UserError if there is none."""
+    path = Path(folder) / f"{split}.jsonl.gz"
+    if not path.exists():
+        raise UserError(f"no {path}: run the stage that makes it (./run.sh --stage 1 makes manifests, 2 features)")
+    return CutSet.from_file(path).to_eager()
+
+
+class FeatureReader:
+    """A cut's normalised features, (frames, bins): stored ones, or computed from its audio on the fly."""
+
+    def __init__(self, contract: FeatureContract, stored: bool, dither: bool = False):
+        self.contract, self.stored, self.dither = contract, stored, dither
+
+    def __call__(self, cut: Any) -> np.ndarray:
+        if self.stored:
+            x = torch.from_numpy(np.array(cut.load_features()))
+        else:
+            seed = zlib.crc32(cut.id.encode()) if self.dither else None  # an utterance's own, so that no order matters
+            x = extract(*read(cut), self.contract, seed)
+        if self.contract.normalise == "utterance":
+            x = normalise(x[None], torch.tensor([len(x)]))[0]
+        return x.numpy()
+
+
+def read_features(data: str | Path, contract: FeatureContract, split: str, on_the_fly: bool = False,
+                  folder: str | Path | None = None) -> tuple[CutSet, FeatureReader]:
+    """A split's cuts and how to read their features: the stored ones, or (``on_the_fly``) from audio.
+
+    Stored features are in ``folder``, by default ``data/<name of the contract>``. Training features that are computed
+    on the fly are dithered as the contract says; others never are.
+
+    Raises:
+        UserError: there is no such split, or the stored features were made by another contract.
+    """
+    if on_the_fly:
+        return read_split(data, split), FeatureReader(contract, stored=False, dither=split == "train")
+    folder = Path(data) / contract.name() if folder is None else Path(folder)
+    if folder.exists():
+        require_same(load_contract(folder), contract, folder)
+    return read_split(folder, split), FeatureReader(contract, stored=True)
+
+
+class CachedFeatures:
+    """``read``'s features kept in memory as float16, up to ``limit`` bytes: a small corpus is read once."""
+
+    def __init__(self, read: Callable[[Any], np.ndarray], limit: int = 2 << 30):
+        self.read, self.limit, self.bytes = read, limit, 0
+        self.kept: dict[str, Tensor] = {}
+
+    def __call__(self, cut: Any) -> Tensor:
+        if cut.id not in self.kept:
+            half = torch.from_numpy(self.read(cut)).half()
+            if self.bytes + half.nbytes > self.limit:
+                return half.float()  # rounded as the kept ones are: which fit must not change a result
+            self.kept[cut.id] = half
+            self.bytes += half.nbytes
+        return self.kept[cut.id].float()
+
+
+class BatchDataset(Protocol):
+    """What makes a batch of cuts; ``epoch`` is set before an epoch begins, and seeds augmentation."""
+
+    epoch: int
+
+    def __getitem__(self, cuts: CutSet) -> dict[str, Any]: ...
+
+
+class EpochLoader:
+    """The batches of one epoch after another, for one of ``world_size`` processes, from any step on.
+
+    A step takes ``accum`` batches, whoever computes them: the plan is made for ``accum`` places, process r fills the
+    places r, r + world_size and so on. So what a step sees depends on seed, epoch and step alone: not on the number of
+    processes, nor on an interruption.
+
+    ``planner`` chooses the cuts of each batch (speechlab/data/batching.py); by default it is ``ByDuration`` with the
+    limits of ``config``, shuffled where ``train`` is true. ``cuts`` are then all that there are.
+    """
+
+    def __init__(self, dataset: BatchDataset, cuts: CutSet, config: DataConfig, *, train: bool, seed: int = 0,
+                 rank: int = 0, world_size: int = 1, accum: int = 1, planner: Planner | None = None):
+        if accum % world_size:
+            raise ValueError(f"accum = {accum} must be a multiple of the {world_size} processes")
+        self.dataset, self.config, self.accum = dataset, config, accum
+        self.planner = planner or ByDuration(cuts, config.max_duration, config.num_buckets, shuffle=train, seed=seed)
+        self.places = range(rank, accum, world_size)
+        self._planned: tuple[int, list[list[CutSet]]] = (-1, [])
+
+    def plan(self, epoch: int) -> list[list[CutSet]]:
+        """The batches of cuts in ``epoch``, one a step, for each of this process's places."""
+        if self._planned[0] != epoch:
+            self._planned = (epoch, [self.planner(epoch, place, self.accum) for place in self.places])
+        return self._planned[1]
+
+    def size(self, epoch: int) -> int:
+        """The number of steps of ``epoch``, the same in every process."""
+        return len(self.plan(epoch)[0])
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+        """The steps of ``epoch`` but the first ``skip``: each this process's (place, batch) pairs."""
+        self.dataset.epoch = epoch
+        steps = list(zip(*self.plan(epoch), strict=True))[skip:]
+        # A generator of its own: the loader draws a seed for its workers, which must not move the global generator.
+        loader = iter(DataLoader(self.dataset, batch_size=None, sampler=[cuts for step in steps for cuts in step],
+                                 num_workers=self.config.num_workers, generator=torch.Generator()))
+        for _ in steps:
+            yield [(place, next(loader)) for place in self.places]
+
+    def batches(self, epoch: int = 0) -> Iterator[dict[str, Any]]:
+        """All batches of ``epoch`` one by one, for judging and decoding."""
+        return (batch for step in self.epoch(epoch) for _, batch in step)
