@@ -1,8 +1,8 @@
 """Configuration: plain YAML into frozen dataclasses; the command line over the YAML over the defaults.
 
-Here is what knows no task: reading YAML, overrides, types. Which dataclasses a file is read into, and which classes it may
-name, its task says (``load_config`` and ``locate`` in speechlab/tasks/__init__.py). An unknown key or a wrong type is an
-error that names the key and the nearest valid one.
+Here is what knows no task: reading YAML, overrides, types. Which dataclasses a file is read into, and which classes it
+may name, its task says (``load_config`` and ``locate`` in speechlab/tasks/__init__.py). An unknown key or a wrong type
+is an error that names the key and the nearest valid one.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _NoTwins(yaml.SafeLoader):
 
 def parse_yaml(text: str) -> Any:
     """What a YAML text says, built of mappings, lists and scalars only; yaml.YAMLError for anything else."""
-    return yaml.load(text, _NoTwins)  # noqa: S506  (a SafeLoader)
+    return yaml.load(text, _NoTwins)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

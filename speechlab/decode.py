@@ -1,8 +1,8 @@
 """Let an experiment answer its test sets: ``python -m speechlab.decode EXP --data DIR --methods "ctc_greedy joint"``.
 
-The checkpoint says which task it is, and the task what is to be done: recognise, classify, enhance... ``--help`` with an
-experiment tells its methods and the options that are its task's own. With --config, the section ``decode`` is the config's
-as it is now, and not the one that stood there when the model was trained.
+The checkpoint says which task it is, and the task what is to be done: recognise, classify, enhance... ``--help`` with
+an experiment tells its methods and the options that are its task's own. With --config, the section ``decode`` is the
+config's as it is now, and not the one that stood there when the model was trained.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, type=Path, help="the folder of manifests and features, or of images")
     parser.add_argument("--methods", default="all", help="names from below, or all that the model can (default)")
     parser.add_argument("--sets", default="", help="test sets (default: every test... of --data)")
-    parser.add_argument("--config", type=Path, help="a YAML file whose section decode counts (default: the checkpoint's)")
+    parser.add_argument("--config", type=Path,
+                        help="a YAML file whose section decode counts (default: the checkpoint's)")
     parser.add_argument("--checkpoint", type=Path, help="default: EXP/checkpoints/final.pt")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="an override of the config's section decode (others were training's and are passed over)")

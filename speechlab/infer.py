@@ -1,9 +1,9 @@
 """Answers on files: ``python -m speechlab.infer EXP FILE_OR_FOLDER...``. Nothing but the checkpoint is needed.
 
 What is answered, the experiment's task says: a transcript, a class, a voice... A folder is searched with all below it.
-Output, a line per file in the order given: the path, a tab, the answer; with --json an object with ``file``, the answer's
-fields and ``error`` (null, or what is wrong with the file, which stderr tells too). Exit status: 0, or 1 if a file has an
-error. ``--help`` with an experiment tells its methods and the options that are its task's own.
+Output, a line per file in the order given: the path, a tab, the answer; with --json an object with ``file``, the
+answer's fields and ``error`` (null, or what is wrong with the file, which stderr tells too). Exit status: 0, or 1 if a
+file has an error. ``--help`` with an experiment tells its methods and the options that are its task's own.
 """
 
 from __future__ import annotations

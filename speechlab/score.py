@@ -1,7 +1,8 @@
 """Score what stage 5 left: ``python -m speechlab.score EXP``.
 
-Reads EXP/decode/<method>/<test_set>/ and writes EXP/results.txt (the answer first), EXP/results.json, EXP/mistakes.json (for
-the report), EXP/curves.png, EXP/report.html and the recipe's params_table.csv. What a figure is, the experiment's task says.
+Reads EXP/decode/<method>/<test_set>/ and writes EXP/results.txt (the answer first), EXP/results.json,
+EXP/mistakes.json (for the report), EXP/curves.png, EXP/report.html and the recipe's params_table.csv. What a figure
+is, the experiment's task says.
 
 ``python -m speechlab.score --compare EXP_A EXP_B`` tells whether B is better than A, or whether it is noise.
 """

@@ -45,7 +45,8 @@ def shown(path: Path) -> str:
 
 @contextlib.contextmanager
 def audio_file(source: Any, rate: int | None) -> Iterator[Path]:
-    """A path to read: ``source`` itself, or samples (n,) or (channels, n) with full scale 1 as a file for the time being.
+    """A path to read: ``source`` itself, or samples (n,) or (channels, n) with full scale 1 as a file for the time
+    being.
 
     Raises:
         UserError: an array without its ``rate`` in Hz, or with more than two dimensions, or a path with a rate.

@@ -29,23 +29,16 @@ from speechlab.features.fbank import extract, normalise
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Section ``data``.
+    """Section ``data``: which utterances, and what a batch is."""
 
-    max_duration: seconds of audio in a batch (padding counted): what bounds memory, whatever one utterance's length.
-    min_seconds, max_seconds: training utterances outside are left out, and counted in the log.
-    num_buckets: of similar lengths, so that little is padding; num_workers: loading processes (0: the training one).
-    speakers: train on these speakers alone (empty: on all).
-    on_the_fly: compute features while training instead of reading the stored ones.
-    """
-
-    max_duration: float = 120.0
-    min_seconds: float = 0.1
-    max_seconds: float = 30.0
-    num_buckets: int = 10
-    num_workers: int = 0
-    speakers: tuple[str, ...] = ()
-    on_the_fly: bool = False
-    augment: SpecAugment | None = SpecAugment()
+    max_duration: float = 120.0  # seconds of audio in a batch, padding counted: this bounds memory
+    min_seconds: float = 0.1  # shorter training utterances are left out; the log counts them
+    max_seconds: float = 30.0  # longer training utterances are left out; the log counts them
+    num_buckets: int = 10  # groups of similar lengths that batches are made from: more of them, less padding
+    num_workers: int = 0  # processes that load batches (0: the training process does it)
+    speakers: tuple[str, ...] = ()  # train on these speakers alone (empty: on all)
+    on_the_fly: bool = False  # compute features while training, instead of reading the stored ones
+    augment: SpecAugment | None = SpecAugment()  # how training features are changed (null: not at all)
 
     def __post_init__(self) -> None:
         if self.max_duration < self.max_seconds:
@@ -95,6 +88,30 @@ def read_features(data: str | Path, contract: FeatureContract, split: str, on_th
     if folder.exists():
         require_same(load_contract(folder), contract, folder)
     return read_split(folder, split), FeatureReader(contract, stored=True)
+
+
+def training_cuts(cuts: CutSet, config: DataConfig, tell: Callable[[str], None] | None = None) -> CutSet:
+    """The cuts that section ``data`` lets a training have: of its speakers, and of a length between its bounds.
+
+    Args:
+        tell: is told in a line how many there are (the first process's log).
+    Raises:
+        UserError: for a speaker that nobody is, or where nothing is left.
+    """
+    if config.speakers:
+        there = {c.supervisions[0].speaker for c in cuts}
+        if unknown := sorted(set(config.speakers) - there):
+            raise UserError(f"data.speakers: nobody called {', '.join(unknown)} in the training set; there are "
+                            f"{', '.join(map(str, sorted(there)[:20]))}", 2)
+        cuts = cuts.filter(lambda c: c.supervisions[0].speaker in config.speakers).to_eager()
+    kept = cuts.filter(lambda c: config.min_seconds <= c.duration <= config.max_seconds).to_eager()
+    if not len(kept):
+        raise UserError(f"no training utterance is between data.min_seconds = {config.min_seconds:g} and "
+                        f"data.max_seconds = {config.max_seconds:g} long")
+    if tell:
+        tell(f"training on {len(kept)} utterances, {sum(c.duration for c in kept) / 3600:.2f} h "
+             f"({len(cuts) - len(kept)} of other lengths left out)")
+    return kept
 
 
 class CachedFeatures:

@@ -89,8 +89,8 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def alignment(self, memory: Tensor, y_in: Tensor) -> Tensor:
-        """Where each block looks: weights (blocks, B, heads, U, T) over the frames of ``memory`` (B, T, d), which has no
-        padding, while it reads ``y_in`` (B, U). Each row sums to 1."""
+        """Where each block looks: weights (blocks, B, heads, U, T) over the frames of ``memory`` (B, T, d), which has
+        no padding, while it reads ``y_in`` (B, U). Each row sums to 1."""
         u, d = y_in.shape[1], self.d // self.heads
         mask = torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
         rotation = rotation_table(u, d, memory.device, torch.float32)

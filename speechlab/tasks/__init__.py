@@ -1,7 +1,8 @@
-"""The tasks, each a folder of its own: what joins model, data, loss and judgement. Found by name, imported when asked for.
+"""The tasks, each a folder of its own: what joins model, data, loss and judgement.
 
-``find("asr")`` is the object ``TASK`` of speechlab/tasks/asr; ``find("local.pitch")`` that of ``local/pitch.py`` in a recipe.
-What a task offers: speechlab/tasks/interface.py. A config names its task (``task: asr``), and so does a checkpoint.
+``find("asr")`` is the object ``TASK`` of speechlab/tasks/asr; ``find("local.pitch")`` that of ``local/pitch.py`` in a
+recipe. What a task offers: speechlab/tasks/interface.py. A config names its task (``task: asr``), and so does a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = ["at", "find", "from_dict", "load", "load_config", "locate", "names", 
 IMPORTABLE = ("speechlab", "espnet2", "torchaudio", "torch.nn", "transformers", "speechbrain", "local")
 
 
-# -- a recipe's own modules ---------------------------------------------------------------------------------------------
+# -- a recipe's own modules -------------------------------------------------------------------------------------------
 
 
 def at(recipe: str | Path | None) -> None:
@@ -81,7 +82,7 @@ def locate(path: str) -> Any:
     return getattr(found, name)
 
 
-# -- tasks by name ------------------------------------------------------------------------------------------------------
+# -- tasks by name ----------------------------------------------------------------------------------------------------
 
 
 def names() -> list[str]:
@@ -136,7 +137,7 @@ def from_dict(raw: dict[str, Any], where: str = "config") -> Any:
     return convert(find(str(raw.get("task")), where).Config, raw, where, locate)
 
 
-# -- trained models -----------------------------------------------------------------------------------------------------
+# -- trained models ---------------------------------------------------------------------------------------------------
 
 
 def load(exp: str | Path, checkpoint: str | Path | None = None, device: torch.device | str | None = None,

@@ -1,6 +1,8 @@
-"""Resolve and check a config: ``python -m speechlab.tasks CONFIG [--set KEY=VALUE] [--json]``; ``--list`` names the tasks.
+"""Resolve and check a config: ``python -m speechlab.tasks CONFIG [--set KEY=VALUE] [--json]``.
 
-``--json`` prints what tools/stages.py asks for: the resolved config, the folder names of its sections, and its defaults.
+``--list`` names the tasks.
+``--json`` prints what tools/stages.py asks for: the resolved config, the folder names of its sections, and its
+defaults.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from speechlab.tasks.interface import Task
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str], command: str) -> tuple[argparse.Namespace, Task]:
     """The arguments with those of the experiment's task, and the task.
 
-    The experiment is ``args.exp``, or the first of ``args.compare``. ``--help`` without one shows what every task of the
-    package takes.
+    The experiment is ``args.exp``, or the first of ``args.compare``. ``--help`` without one shows what every task of
+    the package takes.
     """
     known = _peek(parser, argv)
     exp = getattr(known, "exp", None) or next(iter(getattr(known, "compare", None) or ()), None)

@@ -1,10 +1,10 @@
 """What the entry points ask of a task. They know no task by name; a task is found by it (``tasks.find``).
 
-A task is a folder of this package, or a module in a recipe's ``local/``, that holds ``TASK``: an object of a class derived
-from :class:`Task`. Only :attr:`Task.Config`, :attr:`Task.metrics`, :meth:`Task.trainable` and :meth:`Task.load` must be
-written. The other methods have an answer for any task whose items have one reference and one answer each; a task with more
-to say overrides them. speechlab/tasks/utterance.py is such a task for "one answer per utterance", and egs/README.md builds
-a recipe on it.
+A task is a folder of this package, or a module in a recipe's ``local/``, that holds ``TASK``: an object of a class
+derived from :class:`Task`. Only :attr:`Task.Config`, :attr:`Task.metrics`, :meth:`Task.trainable` and
+:meth:`Task.load` must be written. The other methods have an answer for any task whose items have one reference and one
+answer each; a task with more to say overrides them. speechlab/tasks/utterance.py is such a task for "one answer per
+utterance", and egs/README.md builds a recipe on it.
 """
 
 from __future__ import annotations

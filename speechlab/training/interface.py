@@ -28,8 +28,8 @@ class Loss:
 class Evaluation:
     """What judging the validation set gave: numbers by name (``loss``, ``cer``...) and a few (id, ref, hyp) to read.
 
-    A task without a validation set leaves its ``metric`` out: then the last epoch counts as the best. Names are in lower
-    case (``cer``); a record of an epoch has them as ``valid_cer``.
+    A task without a validation set leaves its ``metric`` out: then the last epoch counts as the best. Names are in
+    lower case (``cer``); a record of an epoch has them as ``valid_cer``.
     extra: numbers about the network and not its answers (``dead/conv1``), written under their own names.
     images: pictures by name, uint8 (H, W) or (H, W, 3), which become ``<name>/epoch-NN.png`` of the experiment.
     phase: a few words where the training stands somewhere worth a name ("all blank"); curves.png shades it.

@@ -90,8 +90,8 @@ def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
 class Trainer:
     """One run in one folder: :meth:`run` trains to the last epoch from wherever the folder's checkpoints stand."""
 
-    def __init__(self, task: Trainable, loader: Loader, config: TrainConfig, optim: OptimConfig, exp: Path, world: World,
-                 meta: dict[str, Any]):
+    def __init__(self, task: Trainable, loader: Loader, config: TrainConfig, optim: OptimConfig, exp: Path,
+                 world: World, meta: dict[str, Any]):
         self.task, self.loader, self.config, self.optim = task, loader, config, optim
         self.exp, self.folder, self.world, self.meta = exp, exp / "checkpoints", world, meta
         self.model = task.model.to(world.device)

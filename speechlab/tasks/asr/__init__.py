@@ -1,7 +1,8 @@
 """Speech recognition: what is said in an utterance. An encoder with CTC, an attention decoder, or both, and any search.
 
-config.py (the sections), train.py (the losses first), recogniser.py (a checkpoint that hears and searches), search.py (weights
-tuned on dev), long_audio.py (files of any length), decode.py, score.py, infer.py; tokens.py and ngram.py are stage 3's.
+config.py (the sections), train.py (the losses first), recogniser.py (a checkpoint that hears and searches), search.py
+(weights tuned on dev), long_audio.py (files of any length), decode.py, score.py, infer.py; tokens.py and ngram.py are
+stage 3's.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import dataclasses
 import inspect
 
 from speechlab.config import Component
-from speechlab.data.asr import DataConfig
 from speechlab.data.lm import LMConfig
+from speechlab.data.speech import DataConfig
 from speechlab.data.tokens import TokensConfig
 from speechlab.features.contract import FeatureContract
 from speechlab.training.loop import TrainConfig
@@ -81,8 +81,9 @@ class Config:
         if self.tokens.auxiliary and self.loss.ctc == 0:
             raise ValueError("tokens.auxiliary is a second CTC target, and loss.ctc is 0")
         if self.tokens.auxiliary and not takes_between(self.model.target):
-            raise ValueError(f"tokens.auxiliary judges a block of the encoder, and {self.model.path} lets nobody between "
-                             "its blocks: choose speechlab.models.asr:Conformer, or leave tokens.auxiliary out")
+            raise ValueError("tokens.auxiliary judges a block of the encoder, and "
+                             f"{self.model.path} lets nobody between its blocks: choose "
+                             "speechlab.models.asr:Conformer, or leave tokens.auxiliary out")
 
 
 def takes_between(encoder: type) -> bool:

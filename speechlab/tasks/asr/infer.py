@@ -167,8 +167,8 @@ def answer(found: Transcript, long: LongRecogniser) -> Answer:
         made.notes.append(f"{name}: silent, never above -80 dBFS")
     if found.doubted:
         instead = "CTC's answer stands there" if long.guarded else "try ctc_greedy"
-        made.notes.append(f"{name}: in {found.doubted} of {found.pieces} pieces the decoder left out or doubled more than "
-                          f"a quarter of what CTC heard (did it learn from shorter ones? --chunk): {instead}")
+        made.notes.append(f"{name}: in {found.doubted} of {found.pieces} pieces the decoder left out or doubled "
+                          f"more than a quarter of what CTC heard (did it learn from shorter ones? --chunk): {instead}")
     return made
 
 

@@ -1,7 +1,7 @@
 """Stage 3: an n-gram language model over a recogniser's units, from its training text (and other text).
 
-``python -m speechlab.tasks.asr.ngram CONFIG --data data/mini --tokens data/mini/char-ab12 --to data/mini/char-ab12/lm-cd34``
-makes ``lm.arpa`` and ``lm.json`` (units, order, perplexities), and says how well the model predicts the development text.
+``python -m speechlab.tasks.asr.ngram CONFIG --data DATA --tokens DATA/char-ab12 --to DATA/char-ab12/lm-cd34`` makes
+``lm.arpa`` and ``lm.json`` (units, order, perplexities), and says how well the model predicts the development text.
 Test sets are never read.
 """
 
@@ -22,7 +22,8 @@ from speechlab.tasks import load_config
 
 @cli
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m speechlab.tasks.asr.ngram", description="Estimate the language model.")
+    parser = argparse.ArgumentParser(prog="python -m speechlab.tasks.asr.ngram",
+                                     description="Estimate the language model.")
     parser.add_argument("config", help="a YAML file; its section `lm` is read")
     parser.add_argument("--data", required=True, type=Path, help="the folder of the manifests")
     parser.add_argument("--tokens", required=True, type=Path, help="the folder of tokens.json")

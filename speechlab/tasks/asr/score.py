@@ -160,7 +160,7 @@ def all_answers(exp: Path) -> dict[Key, list[Item]]:
     return found
 
 
-# -- what the report shows ----------------------------------------------------------------------------------------------
+# -- what the report shows --------------------------------------------------------------------------------------------
 
 
 class Audio:
@@ -216,7 +216,7 @@ def _title(utterance: Aligned, unit: Unit) -> str:
     return f"{utterance.item.id} {percent} S {c.substitutions} D {c.deletions} I {c.insertions} of {c.length}"
 
 
-# -- two experiments, two counters --------------------------------------------------------------------------------------
+# -- two experiments, two counters ------------------------------------------------------------------------------------
 
 
 def compare(a: Path, b: Path, args: argparse.Namespace) -> tuple[list[comparing.Comparison], list[str]]:

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from speechlab.config import to_dict
 from speechlab.data.asr import SpeechDataset
-from speechlab.data.speech import CachedFeatures, EpochLoader, read_features
+from speechlab.data.speech import CachedFeatures, EpochLoader, read_features, training_cuts
 from speechlab.data.tokens import PIECES, SPACE, Tokenizer
 from speechlab.decoding import ctc
 from speechlab.decoding.attention import beam_search
 from speechlab.errors import UserError
-from speechlab.features import storage  # noqa: F401  (lhotse then knows how our features are stored)
 from speechlab.models.asr import AsrModel, Encoded
 from speechlab.models.decoder import BOUNDARY
 from speechlab.models.espnet import adapt
@@ -84,19 +83,7 @@ class AsrTraining:
         """Training batches for one of ``world_size`` processes, ``accum`` to a step of all of them."""
         config = self.config.data
         cuts, reader = read_features(self.data, self.config.features, "train", config.on_the_fly)
-        if config.speakers:
-            there = {c.supervisions[0].speaker for c in cuts}
-            if unknown := sorted(set(config.speakers) - there):
-                raise UserError(f"data.speakers: nobody called {', '.join(unknown)} in the training set; there are "
-                                f"{', '.join(map(str, sorted(there)[:20]))}", 2)
-            cuts = cuts.filter(lambda c: c.supervisions[0].speaker in config.speakers).to_eager()
-        kept = cuts.filter(lambda c: config.min_seconds <= c.duration <= config.max_seconds).to_eager()
-        if not len(kept):
-            raise UserError(f"no training utterance is between data.min_seconds = {config.min_seconds:g} and "
-                            f"data.max_seconds = {config.max_seconds:g} long")
-        if rank == 0:
-            log.info("training on %d utterances, %.2f h (%d of other lengths left out)", len(kept),
-                     sum(c.duration for c in kept) / 3600, len(cuts) - len(kept))
+        kept = training_cuts(cuts, config, log.info if rank == 0 else None)
         dataset = SpeechDataset(CachedFeatures(reader), self.tokenizer, config.augment, self.seed, self.auxiliary)
         return EpochLoader(dataset, kept, config, train=True, seed=self.seed, rank=rank, world_size=world_size,
                            accum=accum)

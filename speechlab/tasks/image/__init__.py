@@ -1,7 +1,7 @@
 """What is in a picture: a network over classes.
 
-config.py (the sections), train.py (the loss first), layers.py (what happens inside a net), classifier.py (a checkpoint that
-predicts), decode.py, score.py.
+config.py (the sections), train.py (the loss first), layers.py (what happens inside a net), classifier.py (a checkpoint
+that predicts), decode.py, score.py.
 """
 
 from __future__ import annotations

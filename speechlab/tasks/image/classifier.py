@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from speechlab import tasks
-from speechlab.data.inputs import picture
 from speechlab.data.image_augment import mirror, translate
 from speechlab.data.images import ImageLoader, Pack, to_float
+from speechlab.data.inputs import picture
 from speechlab.errors import UserError
 from speechlab.files import write_json, write_text
 from speechlab.progress import progress

@@ -17,7 +17,7 @@ class DataConfig:
 
     batch_size: int = 128  # images of one batch; a step takes train.accum of them
     augment: Augment = Augment()  # how training images are changed
-    whiten: int = 5000  # training images on which a layer is measured before training, where the model has one (FastNet)
+    whiten: int = 5000  # training images on which FastNet's first layer is measured before training
     # Training images on which BatchNorm's means are measured anew before judging: running means lag behind the weights,
     # do not fit their average (train.ema; Izmailov et al. 2018, arXiv 1803.05407), and would depend on how many
     # processes share a step. 0 keeps the running means.

@@ -1,7 +1,8 @@
 """Language modelling: how likely a sentence is, token by token.
 
-A recogniser weighs it beside its own opinion (speechlab/decoding/rescore.py); both must have been made with the same section
-``tokens`` on the same corpus. A language model is judged while it is trained (perplexity); it has no test stages.
+A recogniser weighs it beside its own opinion (speechlab/decoding/rescore.py); both must have been made with the same
+section ``tokens`` on the same corpus. A language model is judged while it is trained (perplexity); it has no test
+stages.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Lm(Task):
         return LanguageModel(state, device)
 
     def decode(self, model: Model, data: Path, exp: Path, args: argparse.Namespace) -> dict[str, Any]:
-        raise UserError(f"{exp} is a language model: it has nothing to decode (a recogniser takes it by --neural_lm)", 2)
+        raise UserError(f"{exp} is a language model: it has nothing to decode (recognisers take it by --neural_lm)", 2)
 
 
 TASK = Lm()
