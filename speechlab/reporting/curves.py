@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from speechlab.files import atomic
-from speechlab.reporting.metrics import read_metrics, series
+from speechlab.reporting.metrics import axis, judged_by, label, read_metrics, series, wide
 from speechlab.reporting.style import BLUE, GREEN, GREY, LIGHT, RUST, VIOLET, house_style
+from speechlab.scoring import metric
+from speechlab.scoring.metric import Metric
 
 _RAW, _TRAIN, _VALID, _GREY = LIGHT, BLUE, RUST, GREY
-# CTC first learns to answer blank everywhere: all characters are then deleted, and the error rate stands near 100 %.
-_ALL_BLANK = 97.0
+_COLOURS = (RUST, BLUE, GREEN, VIOLET, GREY)  # of a panel's metrics
 
 
 def smoothed(values: list[float], window: int) -> list[float]:
@@ -26,9 +29,10 @@ def smoothed(values: list[float], window: int) -> list[float]:
 
 
 def draw(exp: Path) -> Path | None:
-    """Draw ``exp/curves.png``: loss, validation rates, learning rate and gradient norm over steps.
+    """Draw ``exp/curves.png``: loss, validation figures, learning rate and gradient norm over steps.
 
-    Warm-up is shaded, and in the panel of an error rate the time when the model answers nothing but blank.
+    Validation figures that share unit and direction share a panel. Warm-up is shaded, and in the validation panels the
+    phase that the first epochs were in, where the task has noted one (``"phase": "all blank"``).
 
     Returns:
         The picture's path; None when there is nothing to draw yet.
@@ -39,16 +43,26 @@ def draw(exp: Path) -> Path | None:
     steps, epochs = read_metrics(exp / "metrics.jsonl")
     if not steps and not epochs:
         return None
+    groups = _groups(exp, epochs)
+    rows = -(-(3 + max(1, len(groups))) // 2)
     with house_style() as pyplot:
-        figure, ((loss, rate), (lr, norm)) = pyplot.subplots(2, 2, figsize=(12, 7.5), sharex=True, layout="constrained")
+        figure, axes = pyplot.subplots(rows, 2, figsize=(12, 3.75 * rows), sharex=True, layout="constrained")
         try:
+            panels = list(axes.flat)
+            for unused in panels[3 + max(1, len(groups)):]:
+                unused.remove()
+            loss, *rates, lr, norm = panels[:3 + max(1, len(groups))]
             _loss(loss, steps, epochs)
-            _rates(rate, epochs)
+            for panel, group in itertools.zip_longest(rates, groups, fillvalue=[]):
+                _rates(panel, epochs, group)
             _line(lr, *series(steps or epochs, "lr"), "Learning rate", "")
             _norm(norm, steps)
-            _phases([loss, rate, lr, norm], steps, epochs)
+            _warm_up([loss, *rates, lr, norm], lr, steps or epochs)
+            for panel in rates:
+                _phase(panel, epochs)
             for panel in (lr, norm):
                 panel.set_xlabel("optimiser step")
+                panel.tick_params(labelbottom=True)
             seconds = max(series(epochs, "seconds")[1], default=0.0)  # since the training began
             parts = [exp.name, f"{len(epochs)} epochs", f"{max(r['step'] for r in steps + epochs):,} steps"]
             figure.suptitle(", ".join(parts + ([f"{seconds / 60:.0f} min"] if seconds >= 60 else [])), fontsize=12)
@@ -57,6 +71,32 @@ def draw(exp: Path) -> Path | None:
         finally:
             pyplot.close(figure)
     return exp / "curves.png"
+
+
+def _groups(exp: Path, epochs: list[dict]) -> list[list[tuple[str, Metric]]]:
+    """What the validation panels show: (key of the epoch lines, metric) of every ``valid_<metric>`` but the loss.
+
+    What epochs are judged by comes first. Metrics of one unit and direction are a group; one that nobody has declared
+    stands alone. A figure that is another one turned over (99.7 % right, 0.3 % wrong) is left out: the first is enough.
+    """
+    own = metric.read(exp)
+    names = {key for record in epochs for key in record if key.startswith("valid_") and key != "valid_loss"}
+    main = judged_by(exp, epochs) if epochs else ""
+    groups: dict[tuple, list[tuple[str, Metric]]] = {}
+    shown: list[str] = []
+    for name in sorted(metric.order(sorted(names), own), key=lambda name: name != main):
+        found = metric.find(name, own)
+        if not series(epochs, name)[1] or any(_turned_over(epochs, name, other) for other in shown):
+            continue
+        shown.append(name)
+        groups.setdefault((found.unit, found.lower) if found.lower is not None else (name,), []).append((name, found))
+    return list(groups.values())
+
+
+def _turned_over(epochs: list[dict], one: str, other: str) -> bool:
+    """Whether two figures add up to 100 in every epoch."""
+    (x, y), (other_x, other_y) = series(epochs, one), series(epochs, other)
+    return x == other_x and all(abs(a + b - 100) < 1e-6 for a, b in zip(y, other_y))
 
 
 def _loss(panel: Any, steps: list[dict], epochs: list[dict]) -> None:
@@ -81,37 +121,29 @@ def _loss(panel: Any, steps: list[dict], epochs: list[dict]) -> None:
         panel.legend(frameon=False, fontsize=9)
 
 
-def _rates(panel: Any, epochs: list[dict]) -> None:
-    """Every ``valid_<metric>`` but the loss; the best epoch of each is named."""
-    names = sorted({key for record in epochs for key in record if key.startswith("valid_") and key != "valid_loss"})
-    if "valid_error" in names and "valid_accuracy" in names:
-        names.remove("valid_accuracy")  # the same, turned over: 0.3 % wrong is seen better than 99.7 % right
-    error_rates = True
-    for name, colour in zip(names, (_VALID, _TRAIN, GREEN, VIOLET, _GREY)):
+def _rates(panel: Any, epochs: list[dict], group: Sequence[tuple[str, Metric]]) -> None:
+    """Metrics of one unit and direction; the best epoch of each has a star, where a direction is known."""
+    for (name, found), colour in zip(group, itertools.cycle(_COLOURS)):
         x, y = series(epochs, name)
-        if not y:
-            continue
-        label = name.removeprefix("valid_").upper()
-        lower = label in ("CER", "WER", "PER", "EER", "ERROR") or label.endswith("ER")
-        error_rates &= lower
-        best = min(y) if lower or label == "PERPLEXITY" else max(y)
-        panel.plot(x, y, color=colour, marker="o", ms=4, lw=1.8, label=f"{label} (best {best:.4g})")
-        panel.plot(x[y.index(best)], best, marker="*", ms=14, color=colour)
-    if not panel.lines:
+        best = found.best(y)
+        panel.plot(x, y, color=colour, marker="o", ms=4, lw=1.8,
+                   label=label(found) if best is None else f"{label(found)} (best {found.show(best)})")
+        if best is not None:
+            panel.plot(x[y.index(best)], best, marker="*", ms=14, color=colour)
+    if not group:
         panel.text(0.5, 0.5, "no validation yet", ha="center", transform=panel.transAxes, color=_GREY)
-    else:
-        panel.legend(frameon=False, fontsize=9)
-        if names == ["valid_error"]:
-            y = series(epochs, "valid_error")[1]
-            if min(y) > 0 and max(y) > 10 * min(y):
-                _logarithmic(panel)  # from 10 % to 0.3 %
-            else:
-                panel.set_ylim(0, max(max(y) * 1.1, 0.1))
-        elif error_rates:
-            panel.set_ylim(0, 105)  # insertions can take a rate over 100 %, but only while there is nothing to see
-    shown = [name.removeprefix("valid_").upper() for name in names]
-    panel.set_title("Validation " + ", ".join(shown) if shown else "Validation")
-    panel.set_ylabel("%" if error_rates else "")
+        panel.set_title("Validation")
+        return
+    panel.legend(frameon=False, fontsize=9)
+    panel.set_title("Validation " + ", ".join(label(found) for _, found in group))
+    panel.set_ylabel(axis(group[0][1]))
+    values = [value for name, _ in group for value in series(epochs, name)[1]]
+    if group[0][1].lower:
+        if len(group) == 1 and wide(values):
+            _logarithmic(panel)  # from 10 % to 0.3 %
+        elif group[0][1].unit == "%":
+            # Insertions can take an error rate over 100 %, but only while there is nothing to see.
+            panel.set_ylim(0, min(105.0, max(0.1, *(1.1 * value for value in values))))
 
 
 def _line(panel: Any, x: list[int], y: list[float], title: str, unit: str) -> None:
@@ -146,21 +178,23 @@ def _logarithmic(panel: Any) -> None:
     panel.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _phases(panels: list[Any], steps: list[dict], epochs: list[dict]) -> None:
-    """Shade warm-up everywhere and the all-blank time in the validation panel, each with its name."""
-    x, y = series(steps or epochs, "lr")
+def _warm_up(panels: Sequence[Any], named: Any, records: list[dict]) -> None:
+    """Shade the time in which the learning rate rises."""
+    x, y = series(records, "lr")
     if len(y) > 2 and max(y) > 1.05 * y[0]:
         peak = x[y.index(max(y))]
         for panel in panels:
             panel.axvspan(x[0], peak, color="#f3ecd8", zorder=0, lw=0)
-        _name(panels[2], (x[0] + peak) / 2, "warm-up")
-    x, y = series(epochs, "valid_cer")
-    blank = 0
-    while blank < len(y) and y[blank] >= _ALL_BLANK:
-        blank += 1
-    if blank:
-        panels[1].axvspan(0, x[blank - 1], color="#e6e6e6", zorder=0, lw=0)
-        _name(panels[1], x[blank - 1] / 2, "all blank")
+        _name(named, (x[0] + peak) / 2, "warm-up")
+
+
+def _phase(panel: Any, epochs: list[dict]) -> None:
+    """Shade the first epochs that share a phase, as the task calls it."""
+    phase = epochs[0].get("phase") if epochs else None
+    if isinstance(phase, str) and phase:
+        *_, last = itertools.takewhile(lambda record: record.get("phase") == phase, epochs)
+        panel.axvspan(0, last["step"], color="#e6e6e6", zorder=0, lw=0)
+        _name(panel, last["step"] / 2, phase)
 
 
 def _name(panel: Any, x: float, text: str) -> None:

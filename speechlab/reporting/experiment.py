@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from speechlab.reporting import mistakes
 from speechlab.reporting.metrics import (
     judged_by,
-    lower_is_better,
+    metric_of,
     number,
+    own_methods,
     read_env,
     read_metrics,
     read_results,
@@ -20,47 +25,81 @@ from speechlab.reporting.metrics import (
     series,
     training_seconds,
 )
-from speechlab.reporting.mistakes import NO_MODEL, decodings, layers
+from speechlab.scoring import metric
+from speechlab.scoring.metric import Metric
 
-SPEED = ("RTF",)  # of results.json's metrics, what is no figure of merit
+_PICTURE_BYTES = 1_500_000  # of pictures after epochs in a page
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What an experiment reached on a test set: the best of its own methods by its main metric."""
+
+    title: str  # "test CER"
+    metric: Metric
+    value: float
 
 
 class Experiment:
     """What a page tells of one experiment. ``points``: at most so many of a curve; ``shown``: mistakes."""
 
-    def __init__(self, path: Path, points: int, shown: int, pictures: dict[str, str], with_layers: bool):
+    def __init__(self, path: Path, points: int, shown: int, with_pictures: bool):
         self.path, self.name, self.points = path, path.name, points
         self.steps, self.epochs = read_metrics(path / "metrics.jsonl")
         self.env, self.config = read_env(path), read_yaml(path / "config.yaml")
+        self.measures, self.methods = metric.read(path), own_methods(path)
         self.results = [row for row in read_results(path) if number(row.get("value"))]
         self.metric = judged_by(path, self.epochs) if self.epochs else ""
-        values = series(self.epochs, self.metric)[1]
-        self.best = (min if lower_is_better(self.metric) else max)(values) if values else None
-        self.decoded = decodings(path, shown, pictures)
-        self.layers = layers(path) if with_layers else []
+        self.best = self.find(self.metric).best(series(self.epochs, self.metric)[1])
+        self.figures = self._figures()
+        self.decoded = self._mistakes(shown)
+        self.pictures = epoch_pictures(path) if with_pictures else []
 
-    @property
-    def rank(self) -> tuple:
-        """By what runs are sorted: the best first, those without a figure last."""
-        figure = next(iter(self.figures().values()), None)
-        value = figure if figure is not None else self.best
-        lower = lower_is_better(self.main or self.metric)
-        return (value is None, (value if lower else -value) if value is not None else 0.0, self.name)
+    def find(self, name: str) -> Metric:
+        """The metric called ``name``, as this experiment's task declares it or the field knows it."""
+        return metric.find(name, self.measures)
+
+    def owns(self, method: str) -> bool:
+        """Whether a method's answers are this model's, and not an oracle's or a baseline's."""
+        return self.methods is None or method in self.methods
 
     @property
     def main(self) -> str:
-        """The metric of results.json that counts: an error rate where there is one."""
-        names = [str(row["metric"]) for row in self.results if row["metric"] not in SPEED]
-        wanted = [*(name for name in ("error", "WER", "CER") if name in names), *names]
-        return wanted[0] if wanted else ""
+        """The metric of results.json that counts; "" without any."""
+        return metric.main((row["metric"] for row in self.results if self.owns(row["method"])), self.measures)
 
-    def figures(self) -> dict[str, float]:
-        """``{"test CER": 9.5}``: of each test set, the main metric of the best method."""
-        found: dict[str, list[float]] = {}
+    @property
+    def rank(self) -> tuple:
+        """By what runs are sorted: the best first, those without a figure (or without a direction) last."""
+        judge, value = self.find(self.metric), self.best
+        if self.figures:
+            judge, value = self.figures[0].metric, self.figures[0].value
+        ranked = value is not None and judge.lower is not None
+        return (not ranked, judge.rank(value) if ranked else 0.0, self.name)
+
+    def _figures(self) -> list[Figure]:
+        """One a test set, in the order of results.json. Of several methods by a metric without a direction none is the
+        best, and there is no figure."""
+        found: dict[str, list[dict[str, Any]]] = {}
         for row in self.results:
-            if row["metric"] == self.main and row["method"] not in NO_MODEL:
-                found.setdefault(f"{row['test_set']} {self.main}", []).append(row["value"])
-        return {name: (min if lower_is_better(self.main) else max)(values) for name, values in found.items()}
+            if row["metric"] == self.main and self.owns(row["method"]):
+                found.setdefault(row["test_set"], []).append(row)
+        figures = []
+        for test_set, rows in found.items():
+            judge, values = metric_of(rows[0], self.measures), [row["value"] for row in rows]
+            value = values[0] if len(values) == 1 else judge.best(values)
+            if value is not None:
+                figures.append(Figure(f"{test_set} {self.main}", judge, value))
+        return figures
+
+    def _mistakes(self, shown: int) -> list[dict[str, Any]]:
+        """The sets of mistakes.json: by test set, the best method first."""
+        judge = self.find(self.main)
+        ranks = {(row["test_set"], row["method"]): judge.rank(row["value"]) for row in self.results
+                 if row["metric"] == self.main}
+        found = [one for one in mistakes.read(self.path, shown, self.measures) if self.owns(one["method"])]
+        return sorted(found, key=lambda one: (
+            one["test_set"], ranks.get((one["test_set"], one["method"]), float("inf"))))
 
     @property
     def seconds(self) -> float | None:
@@ -69,7 +108,7 @@ class Experiment:
 
     def data(self) -> dict[str, Any]:
         """The experiment's entry in ``runs``."""
-        return {"name": self.name, "selected": True, "decoded": self.decoded, "layers": self.layers,
+        return {"name": self.name, "selected": True, "decoded": self.decoded, "pictures": self.pictures,
                 "axes": {"steps": self._axis(self.steps), "epochs": self._axis(self.epochs)},
                 "config": [[key, value] for key, value in _flat(self.config)],
                 "environment": [[key, value] for key, value in _flat(self.env)]}
@@ -112,3 +151,22 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             rows.append((f"{prefix}{key}", inner if isinstance(inner, str) else
                          json.dumps(inner, ensure_ascii=False, default=str)))
     return rows
+
+
+def epoch_pictures(exp: Path, most: int = 8) -> list[dict[str, Any]]:
+    """What the task drew after its epochs (exp/<name>/epoch-NN.png): ``name`` and ``epochs`` ([number, address]), the
+    first, the last, and some between, as many as a page can bear."""
+    found, room = [], _PICTURE_BYTES
+    for folder in sorted({path.parent for path in exp.glob("*/epoch-*.png")}):
+        files = sorted((int(match[1]), path) for path in folder.glob("epoch-*.png")
+                       if (match := re.fullmatch(r"epoch-(\d+)\.png", path.name)))
+        if not files:
+            continue
+        largest = max(1, max(path.stat().st_size for _, path in files))
+        count = max(1, min(most, len(files), room // largest))
+        chosen = sorted({round(place) for place in np.linspace(len(files) - 1, 0, count)})
+        epochs = [[files[i][0], "data:image/png;base64," + base64.b64encode(files[i][1].read_bytes()).decode()]
+                  for i in chosen]
+        room -= sum(files[i][1].stat().st_size for i in chosen)
+        found.append({"name": folder.name, "epochs": epochs})
+    return found

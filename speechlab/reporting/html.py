@@ -1,33 +1,36 @@
 """report.html: an experiment, or all of a recipe, on one page that needs nothing but a browser.
 
 The page is one file: page.css and page.js are put into it, pictures are ``data:`` addresses, and its own security
-policy forbids every request. Tables are plain HTML (page_tables.py); curves, confusion matrix and galleries are drawn
-by page.js from one block of JSON, here called the page:
+policy forbids every request. Tables are plain HTML (page_tables.py); curves and the views of mistakes are drawn by
+page.js from one block of JSON, here called the page:
 
     kind        "experiment" or "recipe"
-    runs        name, selected, axes {"steps"|"epochs": {"step", "epoch", "minutes"}}, decoded (mistakes.py), layers,
-                config and environment as [key, value] rows; of a recipe, the best run first
-    charts      title, log, lower (is better), series: run, axis, label, colour, light, y
-    pictures    address by name
+    runs        name, selected, axes {"steps"|"epochs": {"step", "epoch", "minutes"}}, decoded (mistakes.py), pictures
+                (after epochs), config and environment as [key, value] rows; of a recipe, the best run first
+    charts      title, unit, log, lower (is better: true, false, null), series: run, axis, label, colour, light, y
+    media       the address of each picture and sound, by its key
 """
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from speechlab.files import write_text
 from speechlab.reporting.experiment import Experiment
-from speechlab.reporting.metrics import corpus_of, lower_is_better, number, series
+from speechlab.reporting.metrics import corpus_of, label, number, series, told, unit, wide
+from speechlab.reporting.mistakes import embed
 from speechlab.reporting.page_tables import duration, esc, experiments_table, options, results_table
 from speechlab.reporting.table import experiments, sweep_status
+from speechlab.scoring.metric import Metric, find
+from speechlab.scoring.views import BYTES
 
 _HERE = Path(__file__).parent
 _SELECTED = 8  # curves that are shown at first
+_RECIPE_BYTES = 400_000  # of pictures and sounds in a recipe's page: each experiment has a page of its own
 
 
 def write(exp: Path) -> None:
@@ -48,12 +51,12 @@ def write_recipe(recipe: Path) -> Path:
 
 def experiment_page(exp: Path) -> str:
     """The HTML of an experiment's page."""
-    pictures: dict[str, str] = {}
-    one = Experiment(exp, 500, 120, pictures, with_layers=True)
-    page = {"kind": "experiment", "runs": [one.data()], "charts": _charts_of_one(one), "pictures": pictures}
+    one = Experiment(exp, points=500, shown=120, with_pictures=True)
+    page = {"kind": "experiment", "runs": [one.data()], "charts": _charts_of_one(one),
+            "media": embed(one.decoded, BYTES)}
     status = sweep_status(exp)
-    facts = [*((f"{value:.2f} %" if _percent(one) else f"{value:.4g}", name) for name, value in one.figures().items()),
-             *([(f"{one.best:.4g}", f"best {one.metric}")] if one.best is not None else []),
+    facts = [*((told(figure.metric, figure.value), figure.title) for figure in one.figures),
+             *([(told(one.find(one.metric), one.best), f"best {one.metric}")] if one.best is not None else []),
              *([(f"{one.env['parameters'] / 1e6:.2f} M", "parameters")] if number(one.env.get("parameters")) else []),
              *([(str(len(one.epochs)), "epochs")] if one.epochs else []),
              *([(duration(one.seconds), "training")] if one.seconds else [])]
@@ -71,13 +74,12 @@ def experiment_page(exp: Path) -> str:
 
 def recipe_page(recipe: Path) -> str:
     """The HTML of a recipe's page."""
-    pictures: dict[str, str] = {}
     folders = experiments(recipe)
     shown = 24 if len(folders) <= 30 else 10
-    runs = sorted((Experiment(path, 200, shown, pictures, with_layers=False) for path in folders),
+    runs = sorted((Experiment(path, points=200, shown=shown, with_pictures=False) for path in folders),
                   key=lambda one: one.rank)
     page: dict[str, Any] = {"kind": "recipe", "runs": [one.data() for one in runs], "charts": _charts(runs),
-                            "pictures": pictures}
+                            "media": embed([each for one in runs for each in one.decoded], _RECIPE_BYTES)}
     drawn = [i for i, one in enumerate(runs) if one.epochs][:_SELECTED]  # one that failed at once says little
     for i, data in enumerate(page["runs"]):
         data["selected"] = i in drawn
@@ -104,23 +106,23 @@ def _charts_of_one(one: Experiment) -> list[dict[str, Any]]:
     """Loss, validation figures, learning rate, gradient norm, speed; then a chart for each family of layers."""
     charts = []
 
-    def add(title: str, *parts: tuple[str, str, str, bool], log: bool = False) -> None:
-        found = [one.curve(key, 0, axis, label, place, light) for place, (key, axis, label, light) in enumerate(parts)]
-        lines = [line for line in found if line]
-        if lines:
-            charts.append({"title": title, "log": log, "lower": lower_is_better(title), "series": lines})
+    def add(title: str, *parts: tuple[str, str, str, bool], judge: Metric | None = None, log: bool = False) -> None:
+        found = [one.curve(key, 0, axis, name, place, light) for place, (key, axis, name, light) in enumerate(parts)]
+        if lines := [line for line in found if line]:
+            charts.append(_chart(title, judge, log, lines))
 
     keys = list(dict.fromkeys(key for record in one.epochs for key in record))
     losses = [*series(one.steps, "loss")[1], *series(one.epochs, "valid_loss")[1]]
     add("Loss", ("loss", "steps", "train, steps", True), ("train_loss", "epochs", "train, epochs", False),
-        ("valid_loss", "epochs", "validation", False), log=_wide(losses))
+        ("valid_loss", "epochs", "validation", False), judge=one.find("loss"), log=wide(losses))
     for key in sorted((key for key in keys if key.startswith("valid_") and key != "valid_loss"),
                       key=lambda key: key != one.metric):
-        add(f"Validation {key.removeprefix('valid_')}", (key, "epochs", key, False),
-            log=lower_is_better(key) and _wide(series(one.epochs, key)[1]))
+        judge = one.find(key)
+        add(f"Validation {label(judge)}", (key, "epochs", key, False), judge=judge,
+            log=judge.lower is True and wide(series(one.epochs, key)[1]))
     add("Learning rate", ("lr", "steps" if one.steps else "epochs", "lr", False))
     norms = series(one.steps, "grad_norm")[1]
-    add("Gradient norm, before clipping", ("grad_norm", "steps", "grad_norm", False), log=_wide(norms))
+    add("Gradient norm, before clipping", ("grad_norm", "steps", "grad_norm", False), log=wide(norms))
     families: dict[str, tuple[str, list[str]]] = {}  # of keys such as dead/conv1; from the steps if they are there
     for axis, records in (("steps", one.steps), ("epochs", one.epochs)):
         for key in dict.fromkeys(key for record in records for key in record if "/" in key):
@@ -129,9 +131,9 @@ def _charts_of_one(one: Experiment) -> list[dict[str, Any]]:
                 members.append(key)
     for family, (axis, members) in families.items():
         records = one.steps if axis == "steps" else one.epochs
-        wide = family.startswith("grad") and _wide([v for key in members for v in series(records, key)[1]])
+        log = family.startswith("grad") and wide([v for key in members for v in series(records, key)[1]])
         add(f"{family.replace('_', ' ').capitalize()} by layer",
-            *((key, axis, key.partition("/")[2], False) for key in members), log=wide)
+            *((key, axis, key.partition("/")[2], False) for key in members), log=log)
     add("Items a second", ("items_per_s", "steps", "items_per_s", False))
     return charts
 
@@ -140,22 +142,23 @@ def _charts(runs: Sequence[Experiment]) -> list[dict[str, Any]]:
     """A chart a figure, with a line a run; what runs are judged by comes first."""
     judged = dict.fromkeys(one.metric for one in runs if one.metric)
     valid = dict.fromkeys(key for one in runs for record in one.epochs for key in record if key.startswith("valid_"))
+    own = [measure for one in runs for measure in one.measures]
     charts = []
-    zooms = ("loss", "error", "er", "norm")  # by how their names end: what falls by factors
-    for key, axis in [*((key, "epochs") for key in [*judged, *(k for k in valid if k not in judged)]),
-                      *((key, "epochs") for key in ("train_loss",) if key not in judged),
+    for key, axis in [*((key, "epochs") for key in dict.fromkeys([*judged, *valid, "train_loss"])),
                       ("loss", "steps"), ("lr", "steps"), ("grad_norm", "steps"), ("items_per_s", "steps")]:
         lines = [line for i, one in enumerate(runs) if (line := one.curve(key, i, axis, one.name, i))]
         if lines:
-            log = key.endswith(zooms) and _wide([value for line in lines for value in line["y"] if value is not None])
-            charts.append({"title": key + (", steps" if axis == "steps" else ""), "log": log,
-                           "lower": lower_is_better(key), "series": lines})
+            judge = find(key, own)
+            falls = judge.lower is True or key == "grad_norm"  # by factors, perhaps
+            log = falls and wide([value for line in lines for value in line["y"] if value is not None])
+            charts.append(_chart(key + (", steps" if axis == "steps" else ""), judge, log, lines))
     return charts
 
 
-def _wide(values: Sequence[float]) -> bool:
-    """Whether a logarithmic axis shows more: else a run's first steps press the rest of it flat."""
-    return bool(values) and min(values) > 0 and max(values) > 10 * statistics.median(values)
+def _chart(title: str, judge: Metric | None, log: bool, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """An entry of ``charts``."""
+    return {"title": title, "unit": unit(judge) if judge else "", "log": log, "lower": judge.lower if judge else None,
+            "series": lines}
 
 
 # -- HTML -----------------------------------------------------------------------------------------------------------
@@ -187,14 +190,10 @@ def _one() -> str:
     """Where page.js shows one experiment."""
     return ('<section id="mistakes" hidden><h2>Mistakes</h2><div class="controls"><label>Test set, method '
             '<select id="decoded"></select></label></div><div class="card" id="decoding"></div></section>'
-            '<section id="layers" hidden><h2>Layers</h2><div class="card"></div></section>'
+            '<section id="pictures" hidden><h2>Pictures after each epoch</h2><div class="card"></div></section>'
             '<section><h2>Config and environment</h2><details open><summary>Config</summary><div class="card" '
             'id="config"></div></details><details><summary>Environment</summary><div class="card" id="environment">'
             "</div></details></section>")
-
-
-def _percent(one: Experiment) -> bool:
-    return any(row["metric"] == one.main and row.get("unit") == "%" for row in one.results)
 
 
 def _whole(title: str, body: Sequence[str], page: dict[str, Any]) -> str:
@@ -204,8 +203,8 @@ def _whole(title: str, body: Sequence[str], page: dict[str, Any]) -> str:
     data = json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return "\n".join([
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src "
-        "'unsafe-inline'; script-src 'unsafe-inline'\">",
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; media-src data:; "
+        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">",
         '<meta name="viewport" content="width=device-width, initial-scale=1">', f"<title>{esc(title)}</title>",
         f"<style>\n{style}</style>\n</head>\n<body>\n<main>", *body,
         '<p class="soft">Made by <code>python -m speechlab.report</code> from the files that each run left.</p>',

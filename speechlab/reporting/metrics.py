@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shlex
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-
-def read_json(path: Path) -> Any:
-    """The file's JSON, or None."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+from speechlab.files import read_json
+from speechlab.scoring import metric
+from speechlab.scoring.metric import Metric
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -55,9 +54,49 @@ def series(records: list[dict[str, Any]], key: str) -> tuple[list[int], list[flo
 
 def read_results(exp: Path) -> list[dict[str, Any]]:
     """The rows of results.json that name their test set, method and metric."""
-    rows = read_json(exp / "results.json")
-    named = {"test_set", "method", "metric"}
-    return [r for r in rows if isinstance(r, dict) and named <= r.keys()] if isinstance(rows, list) else []
+    rows, named = read_json(exp / "results.json"), ("test_set", "method", "metric")
+    return [{**row, **{name: str(row[name]) for name in named}} for row in rows
+            if isinstance(row, dict) and row.keys() >= set(named)] if isinstance(rows, list) else []
+
+
+def own_methods(exp: Path) -> frozenset[str] | None:
+    """The methods that are the model's own, as decode/methods.json names them; None (all are) without such a file.
+
+    What results.json has beside them, an oracle or a baseline, is not the experiment's.
+    """
+    methods = read_json(exp / "decode" / "methods.json")
+    return frozenset(methods) if isinstance(methods, dict) else None
+
+
+def metric_of(row: dict[str, Any], own: Sequence[Metric] = ()) -> Metric:
+    """The metric of a row of results.json, in the unit that the row says."""
+    found = metric.find(row["metric"], own)
+    return dataclasses.replace(found, unit=row["unit"]) if isinstance(row.get("unit"), str) else found
+
+
+def label(found: Metric) -> str:
+    """A metric's name for people: ``valid_tone`` is ``tone``."""
+    return found.name.removeprefix("valid_")
+
+
+def unit(found: Metric) -> str:
+    """A metric's unit for people: nothing for a plain number."""
+    return "" if found.unit == "1" else found.unit
+
+
+def axis(found: Metric) -> str:
+    """What stands beside a metric's axis: ``dB, higher is better``."""
+    return ", ".join(part for part in (unit(found), found.arrow) if part)
+
+
+def told(found: Metric, value: float) -> str:
+    """A figure with its unit: ``9.50 %``."""
+    return f"{found.show(value)} {unit(found)}".rstrip()
+
+
+def wide(values: Sequence[float]) -> bool:
+    """Whether a logarithmic axis shows more: else a run's first figures press the rest of it flat."""
+    return bool(values) and min(values) > 0 and max(values) > 10 * statistics.median(values)
 
 
 def read_env(exp: Path) -> dict[str, Any]:
@@ -77,11 +116,11 @@ def corpus_of(exp: Path) -> str:
     env = read_env(exp)
     data = read_yaml(exp / "config.yaml").get("data")
     data = data if isinstance(data, dict) else {}
-    told = [env.get("corpus"), env.get("data"), data.get("corpus"), data.get("folder"), _option(env, "--data")]
+    told = [env.get("corpus"), env.get("data"), data.get("corpus"), data.get("folder"), option(env, "--data")]
     return next((Path(str(name)).name for name in told if name), "")
 
 
-def _option(env: dict[str, Any], name: str) -> str:
+def option(env: dict[str, Any], name: str) -> str:
     """What followed an option in env.json's command, or ''."""
     try:
         words = shlex.split(str(env.get("command") or ""))
@@ -90,26 +129,14 @@ def _option(env: dict[str, Any], name: str) -> str:
     return next((value for word, value in zip(words, words[1:]) if word == name), "")
 
 
-def option(env: dict[str, Any], name: str) -> str:
-    """What followed an option in env.json's command, or ''."""
-    return _option(env, name)
-
-
 def judged_by(exp: Path, epochs: list[dict[str, Any]]) -> str:
-    """The key of the epoch lines that says which epoch is best: as env.json tells it, else the first that is there of
-    an error rate, another figure of the validation set, or the training loss."""
-    told = read_env(exp).get("metric")
+    """The key of the epoch lines that says which epoch is best: as env.json tells it, else the validation set's figure
+    that ranks first, else the training loss."""
+    told_by_run = read_env(exp).get("metric")
     keys = list(dict.fromkeys(key for record in epochs for key in record))
-    if isinstance(told, str) and (told in keys or not epochs):
-        return told
-    valid = [key for key in keys if key.startswith("valid_")]
-    rates = [key for key in valid if key != "valid_loss"]
-    return next(iter([*(key for key in rates if lower_is_better(key)), *rates, *valid, "train_loss"]))
-
-
-def lower_is_better(name: str) -> bool:
-    """Whether a metric is an error or a loss, and not a quality, by its name."""
-    return not any(word in name.lower() for word in ("acc", "bleu", "f1", "snr", "sdr", "pesq", "stoi", "mos", "corr"))
+    if isinstance(told_by_run, str) and (told_by_run in keys or not epochs):
+        return told_by_run
+    return metric.main((key for key in keys if key.startswith("valid_")), metric.read(exp)) or "train_loss"
 
 
 def number(value: Any) -> bool:

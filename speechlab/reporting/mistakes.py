@@ -1,155 +1,185 @@
-"""What an experiment got wrong, for its report: confusion matrices, pictures of mistakes, aligned utterances.
+"""exp/mistakes.json as a page shows it: each set checked, and as many of its pictures and sounds as the page can bear.
 
-Everything is read from exp/*/decode/<method>/<test_set>/ and the pack of images that the training read; what is missing
-or broken is left out.
+The file's form: speechlab/scoring/views.py. What is missing or broken is left out, and the rest stays.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import re
-import struct
-import zlib
-from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from speechlab.files import read_json
+from speechlab.reporting.metrics import label, number, unit
+from speechlab.scoring import metric
+from speechlab.scoring.metric import Metric
+from speechlab.scoring.views import FILE
 
-from speechlab.reporting.metrics import number, option, read_env, read_json, read_results
-
-NO_MODEL = ("oracle", "oracle_lm")  # what is no experiment's, but the test set's
-_RATES = ("WER", "CER", "error")
 _PAIRS = 12  # of classes taken for each other
-_LAYER_BYTES = 1_500_000  # of pictures of layers in a page
+_CLASSES = 40  # of a confusion matrix: more can't be read
+_POINTS = 400  # of a DET curve
+_ROWS = 4  # times as many items of the view "audio" are shown as cards: rows without sound are short
+_LETTERS = 2000  # of a text
+_ADDRESS = re.compile(r"data:(image|audio)/[\w.+-]+;base64,[A-Za-z0-9+/=]+")
 
 
-def decodings(exp: Path, shown: int, pictures: dict[str, str]) -> list[dict[str, Any]]:
-    """Each method and test set with its mistakes, ``shown`` at most; adds the pictures that they name to ``pictures``.
+def read(exp: Path, shown: int, own: Sequence[Metric] = ()) -> list[dict[str, Any]]:
+    """The sets of ``exp/mistakes.json``, with at most ``shown`` cards (or items) each and the fields of their views.
 
-    Of images: ``classes``, ``counts`` (rows: true), ``pairs`` (ref, hyp, count), ``n``, ``errors`` and ``wrong``, the
-    mistakes that the network was surest of first. Of speech: ``utterances`` with aligned ``pairs`` (ref, hyp, differ).
+    ``picture``, ``clip`` and ``clips`` are addresses here, not yet keys: :func:`embed` makes them so. A set of the view
+    ``audio`` has ``columns`` (the metrics of its figures: name, unit, lower, decimals), the main one first, and its
+    items begin with the worst.
     """
-    rates = {(row["test_set"], row["method"]): row["value"] for row in reversed(read_results(exp))
-             if row.get("metric") in _RATES and number(row.get("value"))}
-    found = []
-    for folder in sorted((path for path in exp.glob("decode/*/*") if path.is_dir()), key=lambda path: (
-            path.name, rates.get((path.name, path.parent.name), float("inf")), path.parent.name)):  # the best first
-        if folder.parent.name in NO_MODEL:
-            continue
-        name = f"{folder.name}, {folder.parent.name}"
-        if (folder / "pred.jsonl").is_file():
-            if one := _images(exp, folder, shown, pictures):
-                found.append({"name": name, **one})
-        elif utterances := aligned(folder / "worst.txt", shown):
-            found.append({"name": name, "utterances": utterances})
-    return found
+    whole = read_json(exp / FILE)
+    sets = whole.get("sets") if isinstance(whole, dict) else None
+    media = whole.get("media") if isinstance(whole, dict) else None
+    reader = _Reader(media if isinstance(media, dict) else {}, shown, own)
+    return [one for raw in _list(sets) if (one := reader.set(raw))]
 
 
-def _images(exp: Path, folder: Path, shown: int, pictures: dict[str, str]) -> dict[str, Any] | None:
-    wrong, n = [], 0
-    for line in _lines(folder / "pred.jsonl"):
-        try:
-            record = json.loads(line)
-            n += 1
-            if record["ref"] != record["hyp"]:
-                wrong.append({"id": str(record["id"]), "index": int(record["index"]), "ref": str(record["ref"]),
-                              "hyp": str(record["hyp"]), "prob": float(record["prob"]),
-                              "prob_ref": record["prob_ref"] if number(record.get("prob_ref")) else None})
-        except (ValueError, KeyError, TypeError):
-            continue
-    if not n:
-        return None
-    confusion = read_json(folder / "confusion.json")
-    classes, counts = None, None
-    if isinstance(confusion, dict) and _square(confusion.get("counts"), confusion.get("classes")):
-        classes, counts = [str(name) for name in confusion["classes"]], confusion["counts"]
-    wrong.sort(key=lambda item: (-item["prob"], item["index"]))
-    pairs = Counter((item["ref"], item["hyp"]) for item in wrong).most_common(_PAIRS)
-    kept = wrong[:shown]
-    pack = _pack(exp, folder.name)
-    for item in kept:
-        index = item.pop("index")
-        if pack is not None and 0 <= index < len(pack):
-            key = f"{folder.name}-{index}"
-            pictures.setdefault(f"{pack.filename}:{key}", png(np.asarray(pack[index])))
-            item["picture"] = f"{pack.filename}:{key}"
-    return {"classes": classes, "counts": counts, "pairs": [[*pair, count] for pair, count in pairs], "n": n,
-            "errors": len(wrong), "wrong": kept}
+def embed(sets: Sequence[dict[str, Any]], room: int) -> dict[str, str]:
+    """Put keys in the place of the sets' addresses, and return {key: address}, ``room`` letters at most.
+
+    An address that comes twice is there once. Where not all have room, sounds are left out before pictures, and the
+    last ones of each set before its first: no set takes all the room.
+    """
+    slots = sorted(((place, holder, field) for one in sets for place, holder, field in _slots(one)),
+                   key=lambda slot: slot[0])
+    keys: dict[str, str] = {}
+    for wanted in (("picture",), ("clip", "clips")):
+        for _, holder, field in slots:
+            if field not in wanted:
+                continue
+            several = holder.pop(field)
+            addresses = [several] if isinstance(several, str) else several
+            new = {address for address in addresses if address not in keys}
+            if sum(map(len, new)) > room:
+                continue
+            room -= sum(map(len, new))
+            found = [keys.setdefault(address, f"m{len(keys)}") for address in addresses]
+            holder[field] = found[0] if isinstance(several, str) else found
+    return {key: address for address, key in keys.items()}
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
+def _slots(one: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Where a set has addresses: (place of the card or item, what holds it, field)."""
+    for place, item in enumerate([*one.get("cards", ()), *one.get("items", ())]):
+        for holder in (item, *item.get("tracks", ())):
+            for field in ("picture", "clip", "clips"):
+                if field in holder:
+                    yield place, holder, field
+
+
+class _Reader:
+    """Reads sets of one file."""
+
+    def __init__(self, media: dict[str, Any], shown: int, own: Sequence[Metric]):
+        self.media, self.shown, self.own = media, shown, own
+
+    def set(self, raw: Any) -> dict[str, Any] | None:
+        """A set, checked; None for one that says nothing."""
+        views: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
+            "classes": self._classes, "aligned": self._aligned, "trials": self._trials, "audio": self._audio}
+        if not isinstance(raw, dict) or not isinstance(raw.get("view"), str) or raw["view"] not in views:
+            return None
+        found = views[raw["view"]](raw)
+        names = {key: _text(raw.get(key)) for key in ("test_set", "method")}
+        return found and {"name": ", ".join(name for name in names.values() if name), **names, "view": raw["view"],
+                          **found}
+
+    def _classes(self, raw: dict[str, Any]) -> dict[str, Any] | None:
+        classes, counts = raw.get("classes"), raw.get("counts")
+        if not _square(counts, classes):
+            classes = counts = None
+        pairs = [[_text(pair[0]), _text(pair[1]), pair[2]] for pair in _list(raw.get("pairs"))
+                 if isinstance(pair, list) and len(pair) == 3 and number(pair[2])]
+        cards = [{"id": _text(card.get("id")), "ref": _text(card["ref"]), "hyp": _text(card["hyp"]),
+                  "prob": _number(card.get("prob")), "prob_ref": _number(card.get("prob_ref")), **self._shown(card)}
+                 for card in _dicts(raw.get("cards"), "ref", "hyp")]
+        if not cards and counts is None and not number(raw.get("n")):
+            return None
+        return {"classes": classes and [_text(name) for name in classes], "counts": counts, "pairs": pairs[:_PAIRS],
+                "n": _number(raw.get("n")), "errors": _number(raw.get("errors")), "cards": cards[:self.shown]}
+
+    def _aligned(self, raw: dict[str, Any]) -> dict[str, Any] | None:
+        items = [{"title": _text(item.get("title")), "pairs": pairs, **self._shown(item)}
+                 for item in _dicts(raw.get("items"), "pairs")
+                 if (pairs := [[_text(pair[0]), _text(pair[1]), bool(pair[2])] for pair in _list(item["pairs"])
+                               if isinstance(pair, list) and len(pair) == 3])]
+        return {"items": items[:self.shown]} if items else None
+
+    def _trials(self, raw: dict[str, Any]) -> dict[str, Any] | None:
+        target, nontarget, edges = (_numbers(raw.get(name)) for name in ("target", "nontarget", "edges"))
+        bins = len(edges or ()) - 1
+        drawn = bins > 0 and len(target or ()) == len(nontarget or ()) == bins and edges == sorted(set(edges))
+        det = [[pair[0], pair[1]] for pair in _list(raw.get("det"))
+               if isinstance(pair, list) and len(pair) == 2 and all(number(p) and 0 <= p <= 100 for p in pair)]
+        det = det[::max(1, len(det) // _POINTS)]
+        cards = [{"id": _text(card.get("id")), "score": card["score"], "target": bool(card["target"]),
+                  **self._shown(card)} for card in _dicts(raw.get("cards"), "score", "target")
+                 if number(card["score"])]
+        if not (drawn or det or cards):
+            return None
+        return {**({"target": target, "nontarget": nontarget, "edges": edges} if drawn else {}), "det": det,
+                "threshold": _number(raw.get("threshold")), "cards": cards[:self.shown]}
+
+    def _audio(self, raw: dict[str, Any]) -> dict[str, Any] | None:
+        items = []
+        for item in _dicts(raw.get("items"), "title"):
+            figures = item.get("figures")
+            figures = {str(name): value for name, value in figures.items() if number(value)} \
+                if isinstance(figures, dict) else {}
+            tracks = [{"name": _text(track.get("name")), **self._shown(track)} for track in _dicts(item.get("tracks"))]
+            items.append({"title": _text(item["title"]), "figures": figures, "tracks": tracks, **self._shown(item)})
+        if not items:
+            return None
+        columns = metric.order((name for item in items for name in item["figures"]), self.own)
+        if columns:
+            judge, first = metric.find(columns[0], self.own), columns[0]
+            items.sort(key=lambda item: (first not in item["figures"], -judge.rank(item["figures"].get(first, 0.0))))
+        return {"columns": [self._column(name) for name in columns], "items": items[:_ROWS * self.shown]}
+
+    def _column(self, name: str) -> dict[str, Any]:
+        found = metric.find(name, self.own)
+        return {"name": name, "label": label(found), "unit": unit(found), "lower": found.lower,
+                "decimals": found.decimals}
+
+    def _shown(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """What any card, item or track may carry: text, picture, clip, clips."""
+        found: dict[str, Any] = {"text": text} if (text := _text(raw.get("text"))) else {}
+        found |= {field: address for field, kind in (("picture", "image"), ("clip", "audio"))
+                  if (address := self._address(raw.get(field), kind))}
+        clips = [address for key in _list(raw.get("clips")) if (address := self._address(key, "audio"))]
+        return {**found, **({"clips": clips} if clips else {})}
+
+    def _address(self, key: Any, kind: str) -> str | None:
+        address = self.media.get(key) if isinstance(key, str) else None
+        match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
+        return address if match and match[1] == kind else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _dicts(value: Any, *needed: str) -> list[dict[str, Any]]:
+    """The mappings of a list that have what is needed."""
+    return [one for one in _list(value) if isinstance(one, dict) and all(one.get(key) is not None for key in needed)]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)[:_LETTERS]
+
+
+def _number(value: Any) -> float | None:
+    return value if number(value) else None
+
+
+def _numbers(value: Any) -> list[float] | None:
+    return value if isinstance(value, list) and all(map(number, value)) else None
 
 
 def _square(counts: Any, classes: Any) -> bool:
-    return isinstance(classes, list) and isinstance(counts, list) and len(counts) == len(classes) and all(
-        isinstance(row, list) and len(row) == len(classes) and all(number(count) for count in row) for row in counts)
-
-
-def _pack(exp: Path, split: str) -> np.memmap | None:
-    """The images of a split, uint8 (N, H, W, C), as the training's --data names them; None if they are gone."""
-    env = read_env(exp)
-    data = str(env.get("data") or option(env, "--data"))
-    recipe = exp.resolve().parent.parent
-    for place in (recipe / data, Path(data)):
-        try:
-            found = np.load(place / f"{split}.images.npy", mmap_mode="r")
-        except (OSError, ValueError):
-            continue
-        if data and found.ndim == 4 and found.dtype == np.uint8 and found.shape[3] in (1, 3):
-            return found
-    return None
-
-
-def png(pixels: np.ndarray) -> str:
-    """A uint8 picture (H, W, 1 or 3) as a ``data:`` address (PNG: ISO/IEC 15948)."""
-    height, width, channels = pixels.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in np.ascontiguousarray(pixels))
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    whole = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-    return "data:image/png;base64," + base64.b64encode(whole).decode()
-
-
-def aligned(path: Path, shown: int) -> list[dict[str, Any]]:
-    """The utterances of a worst.txt: ``title`` and ``pairs`` (ref, hyp, whether they differ).
-
-    There, a numbered title is followed by lines REF and HYP whose units stand one to one, a row of stars for none.
-    """
-    found: list[dict[str, Any]] = []
-    lines = _lines(path)
-    for title, ref, hyp in zip(lines, lines[1:], lines[2:]):
-        if not (re.match(r"\d+\. ", title) and ref.startswith("REF ") and hyp.startswith("HYP ")):
-            continue
-        said, heard = ref.split()[1:], hyp.split()[1:]
-        if len(said) == len(heard):
-            pairs = [["" if set(r) == {"*"} else r, "" if set(h) == {"*"} else h] for r, h in zip(said, heard)]
-            found.append({"title": " ".join(title.split()), "pairs": [[r, h, r != h] for r, h in pairs]})
-    return found[:shown]
-
-
-def layers(exp: Path, most: int = 8) -> list[dict[str, Any]]:
-    """What the task drew after its epochs (exp/<name>/epoch-NN.png): ``name`` and ``epochs`` ([number, address]), the
-    first, the last, and some between, as many as a page can bear."""
-    found, room = [], _LAYER_BYTES
-    for folder in sorted({path.parent for path in exp.glob("*/epoch-*.png")}):
-        files = sorted((int(match[1]), path) for path in folder.glob("epoch-*.png")
-                       if (match := re.fullmatch(r"epoch-(\d+)\.png", path.name)))
-        if not files:
-            continue
-        largest = max(1, max(path.stat().st_size for _, path in files))
-        count = max(1, min(most, len(files), room // largest))
-        chosen = sorted({round(place) for place in np.linspace(len(files) - 1, 0, count)})
-        epochs = [[files[i][0], "data:image/png;base64," + base64.b64encode(files[i][1].read_bytes()).decode()]
-                  for i in chosen]
-        room -= sum(files[i][1].stat().st_size for i in chosen)
-        found.append({"name": folder.name, "epochs": epochs})
-    return found
+    return isinstance(classes, list) and isinstance(counts, list) and 0 < len(counts) == len(classes) <= _CLASSES \
+        and all(isinstance(row, list) and len(row) == len(classes) and all(map(number, row)) for row in counts)

@@ -4,40 +4,54 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from speechlab.files import atomic, write_text
-from speechlab.reporting.metrics import corpus_of, number, read_env, read_metrics, read_results, training_seconds
+from speechlab.reporting.metrics import (
+    axis,
+    corpus_of,
+    metric_of,
+    number,
+    own_methods,
+    read_env,
+    read_metrics,
+    read_results,
+    training_seconds,
+    unit,
+)
 from speechlab.reporting.style import BLUE, GREY, RUST, house_style
 from speechlab.reporting.table import experiments
+from speechlab.scoring import metric
+from speechlab.scoring.metric import Metric
 
-HEAD = ["model", "parameters (M)", "training (min)", "corpus", "test set", "method", "CER/WER % (95 % interval)",
-        "SER % (95 % interval)", "RTF"]
-_RIGHT = [False, True, True, False, False, False, True, True, True]
-# What is no model's: its figures are the test set's, whichever experiment's folder they stand in.
-_NO_MODEL = ("oracle", "oracle_lm")
+HEAD = ["model", "parameters (M)", "training (min)", "corpus", "test set", "method"]  # then a column for each metric
+_RIGHT = [False, True, True, False, False, False]
 _MOST_ROWS = 40  # of a panel: more can't be told apart by looking
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A rate in percent with its 95 % interval; ends are None where the list was too short for one."""
+    """A value with its 95 % interval; ends are None where the list was too short for one."""
 
-    metric: str
+    metric: Metric
     value: float
     low: float | None
     high: float | None
 
     def __str__(self) -> str:
-        return f"{self.value:.2f}" + (f" ({self.low:.2f} - {self.high:.2f})" if self.low is not None else "")
+        show = self.metric.show
+        return show(self.value) + (f" ({show(self.low)} - {show(self.high)})" if self.low is not None else "")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One system on one test set: parameters in millions, training in minutes, RTF in seconds a second of audio."""
+    """One system on one test set: parameters in millions, training in minutes, its figures by their metrics' names.
+
+    ``model`` is "" for what is no model's: an oracle or a baseline, whose figures are the test set's.
+    """
 
     model: str
     parameters: float | None
@@ -45,59 +59,92 @@ class Line:
     corpus: str
     test_set: str
     method: str
-    error: Figure | None
-    syllables: Figure | None
-    rtf: float | None
+    figures: dict[str, Figure]
     n_failed: int
     list_hash: str
 
     @property
-    def place(self) -> tuple:
-        """By what lines are sorted: corpus, test set, then the fewest errors, those without a figure last."""
-        return (self.corpus, self.test_set, self.error is None, self.error.value if self.error else 0.0, self.method,
-                self.model)
+    def group(self) -> tuple[str, str]:
+        """The lines that are compared with each other share it."""
+        return (self.corpus, self.test_set)
 
 
-def build(recipe: Path) -> tuple[list[Line], list[str]]:
-    """The table's lines in order, and the names of the experiments that have no results yet.
+@dataclass(frozen=True)
+class Table:
+    """The lines in order, the metrics by their names (those that rank first stand first), the names of the experiments
+    that have no results yet."""
 
-    The error is WER where words were scored, else CER. An oracle's row, which has no model, is there once a test list.
+    lines: list[Line] = field(default_factory=list)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    without: list[str] = field(default_factory=list)
+
+
+def build(recipe: Path) -> Table:
+    """Read the table from exp/*/.
+
+    Lines are sorted by corpus and test set, then by the metric that ranks first there, the best on top and those
+    without a figure last. A line that is no model's is there once a test list.
     """
-    lines: list[Line] = []
-    without: list[str] = []
-    oracles: dict[tuple, Line] = {}
-    for exp in experiments(recipe):
-        found = _lines(exp)
-        if not found:
-            without.append(exp.name)
-        for line in found:
-            if line.method not in _NO_MODEL:
-                lines.append(line)
-                continue
-            value = line.error.value if line.error else None
-            key = (line.corpus, line.test_set, line.list_hash, value)
-            if key not in oracles or oracles[key].syllables is None:
-                oracles[key] = replace(line, model="", parameters=None, minutes=None, rtf=None)
-    return sorted([*lines, *oracles.values()], key=lambda line: line.place), without
+    found = {exp.name: _lines(exp) for exp in experiments(recipe)}
+    own = [measure for exp in experiments(recipe) for measure in metric.read(exp)]
+    lines = _once([line for of_one in found.values() for line in of_one])
+    kinds = {name: figure.metric for line in lines for name, figure in line.figures.items()}
+    metrics = {name: kinds[name] for name in metric.order(kinds, own)}
+    mains = {group: _main(members, metrics) for group, members in _grouped(lines).items()}
+
+    def place(line: Line) -> tuple:
+        figure = line.figures.get(mains[line.group])
+        return (*line.group, figure is None, figure.metric.rank(figure.value) if figure else 0.0, line.method,
+                line.model)
+
+    return Table(sorted(lines, key=place), metrics, [name for name, of_one in found.items() if not of_one])
 
 
-def markdown(recipe: Path, lines: Sequence[Line], without: Sequence[str] = ()) -> str:
+def _grouped(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
+    """Lines by corpus and test set, in their order."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.group, []).append(line)
+    return groups
+
+
+def _main(lines: Sequence[Line], metrics: dict[str, Metric]) -> str:
+    """The metric by which ``lines`` are compared: of those that they have, the one that ranks first."""
+    return next((name for name, found in metrics.items()
+                 if found.merit and any(name in line.figures for line in lines)), "")
+
+
+def _once(lines: Sequence[Line]) -> list[Line]:
+    """``lines`` with those of no model once a test list, whichever experiments' folders they stand in."""
+    kept = [line for line in lines if line.model]
+    others: dict[tuple, Line] = {}
+    for line in lines:
+        if not line.model:
+            key = (*line.group, line.method, line.list_hash)
+            if key not in others or len(others[key].figures) < len(line.figures):
+                others[key] = line
+    return [*kept, *others.values()]
+
+
+def markdown(recipe: Path, table: Table, picture: Path | None = None) -> str:
     """The page: a Markdown table whose columns are straight as text too, and notes; no dates, so it can be compared."""
-    rows = [HEAD, *(_cells(line) for line in lines)]
-    cells = [max(3, *(_width(row[column]) for row in rows)) for column in range(len(HEAD))]
-    text = [_row(row, cells) for row in rows]
-    text.insert(1, "|" + "|".join("-" * (n + 1) + (":" if right else "-") for n, right in zip(cells, _RIGHT)) + "|")
-    notes = ["CER/WER: character or word error rate; SER: tonal syllables; intervals: bootstrap over utterances. "
-             "RTF: real-time factor, seconds of computing a second of audio on the machine that decoded.",
-             *_warnings(lines)]
-    if without:
-        notes.append(f"Without results yet: {', '.join(without)}.")
+    rows = [[*HEAD, *(_head(name, table) for name in table.metrics)], *(_cells(line, table) for line in table.lines)]
+    right = [*_RIGHT, *(True for _ in table.metrics)]
+    cells = [max(3, *(_width(row[column]) for row in rows)) for column in range(len(right))]
+    text = [_row(row, cells, right) for row in rows]
+    text.insert(1, "|" + "|".join("-" * (n + 1) + (":" if r else "-") for n, r in zip(cells, right)) + "|")
+    notes = [*(_about(name, found) for name, found in table.metrics.items() if found.about or found.arrow),
+             *(["In brackets: 95 % intervals over the items of the test list."] if _with_ends(table) else []),
+             *_warnings(table.lines)]
+    if table.without:
+        notes.append(f"Without results yet: {', '.join(table.without)}.")
     title = f"# Results of {recipe.resolve().name}"
-    made = f"Made by `python -m speechlab.report` from `exp/*/`; the picture is `{_picture(recipe).name}`."
-    return "\n".join([title, "", made, "", *text, "", *(f"* {note}" for note in notes)]) + "\n"
+    made = "Made by `python -m speechlab.report` from `exp/*/`" + (f"; the picture is `{picture.name}`." if picture
+                                                                   else ".")
+    return "\n".join([title, "", made, "", *text, *([""] if notes else []), *(f"* {note}" for note in notes)]) + "\n"
 
 
-def draw(recipe: Path, lines: Sequence[Line]) -> Path | None:
+def draw(recipe: Path, table: Table) -> Path | None:
     """Draw ``recipe/results_table.png``: a panel a test set, a dot with its interval a system, the best on top.
 
     Returns:
@@ -106,92 +153,115 @@ def draw(recipe: Path, lines: Sequence[Line]) -> Path | None:
     Raises:
         UserError: when matplotlib is not installed.
     """
-    drawn = [line for line in lines if line.error is not None]
-    panels = [(key, list(group)) for key, group in groupby(drawn, key=lambda line: (line.corpus, line.test_set))]
-    if not panels:
+    groups = {group: (main, [line for line in lines if main in line.figures])
+              for group, lines in _grouped(table.lines).items() if (main := _main(lines, table.metrics))}
+    if not groups:
         return None
-    heights = [min(len(group), _MOST_ROWS) + 1.5 for _, group in panels]
+    heights = [min(len(lines), _MOST_ROWS) + 1.5 for _, lines in groups.values()]
     with house_style() as pyplot:
-        figure, axes = pyplot.subplots(len(panels), figsize=(11, 0.8 + 0.3 * sum(heights)), layout="constrained",
+        figure, axes = pyplot.subplots(len(groups), figsize=(11, 0.8 + 0.3 * sum(heights)), layout="constrained",
                                        squeeze=False, height_ratios=heights)
         try:
-            for panel, ((corpus, test_set), group) in zip(axes[:, 0], panels):
-                _panel(panel, ", ".join(name for name in (corpus, test_set) if name), group)
-                ends = [f.value if f.high is None else f.high for line in drawn if line.corpus == corpus
-                        for f in (line.error, line.syllables) if f]
-                panel.set_xlim(0, 1.08 * max(ends) or 1)  # one scale a corpus; room for the numbers
-            figure.suptitle(f"{recipe.resolve().name}: error rates with 95 % intervals", fontsize=12)
-            with atomic(_picture(recipe)) as aside:
+            for panel, (group, (main, lines)) in zip(axes[:, 0], groups.items()):
+                second = _second(main, lines, table)
+                _panel(panel, ", ".join(name for name in group if name), main, second, lines)
+                panel.set_xlim(*_ends([line for (corpus, _), (its, members) in groups.items() for line in members
+                                       if (corpus, its) == (group[0], main)], main, second))
+            figure.suptitle(f"{recipe.resolve().name}: results with 95 % intervals", fontsize=12)
+            with atomic(recipe / "results_table.png") as aside:
                 figure.savefig(aside, dpi=110)
         finally:
             pyplot.close(figure)
-    return _picture(recipe)
+    return recipe / "results_table.png"
 
 
 def write_summary(recipe: Path) -> str:
-    """Write ``recipe/results_table.md`` and, where there is a figure, results_table.png; return the table's text."""
-    lines, without = build(recipe)
-    text = markdown(recipe, lines, without)
-    write_text(recipe / "results_table.md", text)
-    draw(recipe, lines)
+    """Write ``recipe/results_table.md`` and, where there is a figure, results_table.png; return the table's text.
+
+    Raises:
+        UserError: when matplotlib is not installed; the text is written all the same.
+    """
+    table, picture = build(recipe), None
+    try:
+        picture = draw(recipe, table)
+    finally:
+        text = markdown(recipe, table, picture)
+        write_text(recipe / "results_table.md", text)
     return text
 
 
 def _lines(exp: Path) -> list[Line]:
     """An experiment's systems, one a test set and method."""
-    env = read_env(exp)
+    env, own, methods = read_env(exp), metric.read(exp), own_methods(exp)
     seconds = training_seconds(env, read_metrics(exp / "metrics.jsonl")[1])
     parameters = env["parameters"] / 1e6 if number(env.get("parameters")) else None
     corpus = corpus_of(exp)
     systems: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in read_results(exp):
-        systems.setdefault((str(row["test_set"]), str(row["method"])), {})[str(row["metric"])] = row
+        systems.setdefault((row["test_set"], row["method"]), {})[row["metric"]] = row
     lines = []
     for (test_set, method), rows in systems.items():
-        main = rows.get("WER") or rows.get("CER") or {}
-        rtf = rows.get("RTF", {}).get("value")
-        failed = main.get("n_failed")
-        lines.append(Line(
-            exp.name, parameters, None if seconds is None else seconds / 60, corpus, test_set, method,
-            _figure(main), _figure(rows.get("SER", {})), rtf if number(rtf) else None,
-            int(failed) if number(failed) else 0, str(main.get("list_hash") or "")))
+        figures = {name: figure for name, row in rows.items() if (figure := _figure(row, own))}
+        first = rows[metric.order(rows, own)[0]]
+        failed = first.get("n_failed")
+        line = Line(exp.name, parameters, None if seconds is None else seconds / 60, corpus, test_set, method, figures,
+                    int(failed) if number(failed) else 0, str(first.get("list_hash") or ""))
+        if methods is not None and method not in methods:
+            figures = {name: figure for name, figure in figures.items() if figure.metric.merit}  # no speed either
+            line = replace(line, model="", parameters=None, minutes=None, figures=figures)
+        lines.append(line)
     return lines
 
 
-def _figure(row: dict[str, Any]) -> Figure | None:
+def _figure(row: dict[str, Any], own: Sequence[Metric]) -> Figure | None:
     if not number(row.get("value")):
         return None
     low, high = row.get("ci_low"), row.get("ci_high")
     ends = (low, high) if number(low) and number(high) else (None, None)
-    return Figure(str(row["metric"]), row["value"], *ends)
+    return Figure(metric_of(row, own), row["value"], *ends)
 
 
 def _warnings(lines: Sequence[Line]) -> list[str]:
     """What makes figures of one test set incomparable, or incomplete."""
     found = []
-    for (corpus, test_set), group in groupby(lines, key=lambda line: (line.corpus, line.test_set)):
-        members = list(group)
-        name = " ".join(part for part in (corpus, test_set) if part)
+    for group, members in _grouped(lines).items():
+        name = " ".join(part for part in group if part)
         if len({line.list_hash for line in members if line.list_hash}) > 1:
             found.append(f"Warning: {name}: these systems were not decoded on one list, so their figures can't be "
                          "compared (column `list` of each results.txt).")
-        found += [f"{name}, {line.model} {line.method}: {line.n_failed} utterances failed and are not in the figures."
-                  for line in members if line.n_failed]
+        found += [f"{name}, {line.model or '(no model)'} {line.method}: {line.n_failed} items failed and are not in "
+                  "the figures." for line in members if line.n_failed]
     return found
 
 
-def _cells(line: Line) -> list[str]:
-    error = "" if line.error is None else f"{line.error.metric} {line.error}"
+def _with_ends(table: Table, name: str = "") -> bool:
+    """Whether any figure (of the metric ``name``) has an interval."""
+    return any(figure.low is not None for line in table.lines for metric_name, figure in line.figures.items()
+               if name in ("", metric_name))
+
+
+def _head(name: str, table: Table) -> str:
+    """``CER % (95 % interval)``."""
+    parts = [name, unit(table.metrics[name]), "(95 % interval)" if _with_ends(table, name) else ""]
+    return _escaped(" ".join(part for part in parts if part))
+
+
+def _about(name: str, found: Metric) -> str:
+    """``CER: character error rate; lower is better.``"""
+    return f"{name}: {'; '.join(part for part in (found.about, found.arrow) if part)}."
+
+
+def _cells(line: Line, table: Table) -> list[str]:
+    figures = [str(line.figures[name]) if name in line.figures else "" for name in table.metrics]
     return [_escaped(line.model or "(no model)"), _decimals(line.parameters, 2), _decimals(line.minutes, 1),
-            _escaped(line.corpus), _escaped(line.test_set), _escaped(line.method), error,
-            "" if line.syllables is None else str(line.syllables), "" if line.rtf is None else _two_digits(line.rtf)]
+            _escaped(line.corpus), _escaped(line.test_set), _escaped(line.method), *figures]
 
 
-def _row(row: Sequence[str], cells: Sequence[int]) -> str:
+def _row(row: Sequence[str], cells: Sequence[int], right: Sequence[bool]) -> str:
     parts = []
-    for text, count, right in zip(row, cells, _RIGHT):
+    for text, count, to_the_right in zip(row, cells, right):
         spaces = " " * (count - _width(text))
-        parts.append(spaces + text if right else text + spaces)
+        parts.append(spaces + text if to_the_right else text + spaces)
     return "| " + " | ".join(parts) + " |"
 
 
@@ -208,32 +278,40 @@ def _decimals(value: float | None, places: int) -> str:
     return "" if value is None else f"{value:.{places}f}"
 
 
-def _two_digits(value: float) -> str:
-    return f"{float(f'{value:.2g}'):g}"
+def _second(main: str, lines: Sequence[Line], table: Table) -> str:
+    """Another metric of the main one's unit and direction, which has room in the same panel; "" without one."""
+    wanted = table.metrics[main]
+    return next((name for name, found in table.metrics.items()
+                 if name != main and found.merit and (found.unit, found.lower) == (wanted.unit, wanted.lower)
+                 and found.lower is not None and any(name in line.figures for line in lines)), "")
 
 
-def _picture(recipe: Path) -> Path:
-    return recipe / "results_table.png"
+def _ends(lines: Sequence[Line], *names: str) -> tuple[float, float]:
+    """One scale for the panels of a corpus: from zero (or below it, where figures are) with room for the numbers."""
+    found = [line.figures[name] for line in lines for name in names if name in line.figures]
+    values = [0.0, *(end for f in found for end in (f.value, f.low, f.high) if end is not None)]
+    room = 0.08 * (max(values) - min(values)) or 1.0
+    return min(values) - (room if min(values) < 0 else 0.0), max(values) + room
 
 
-def _panel(panel: Any, name: str, lines: list[Line]) -> None:
-    """One test set: errors as full dots, syllable errors as empty ones, the best system on top."""
+def _panel(panel: Any, name: str, main: str, second: str, lines: list[Line]) -> None:
+    """One test set: the main metric as full dots, another as empty ones, the best system on top."""
     shown = lines[:_MOST_ROWS]
     for y, line in enumerate(shown):
-        colour = BLUE if line.model else GREY
-        if line.syllables is not None:
-            _dot(panel, line.syllables, y + 0.22, RUST if line.model else GREY, filled=False)
-        end = _dot(panel, line.error, y, colour, filled=True)
-        panel.annotate(f"{line.error.value:.2f}", (end, y), xytext=(5, 0), textcoords="offset points", va="center",
-                       fontsize=8, color=colour)
+        figure, colour = line.figures[main], BLUE if line.model else GREY
+        if second in line.figures:
+            _dot(panel, line.figures[second], y + 0.22, RUST if line.model else GREY, filled=False)
+        end = _dot(panel, figure, y, colour, filled=True)
+        panel.annotate(figure.metric.show(figure.value), (end, y), xytext=(5, 0), textcoords="offset points",
+                       va="center", fontsize=8, color=colour)
     panel.set_yticks(range(len(shown)), [f"{line.model or '(no model)'}  {line.method}" for line in shown], fontsize=9)
     panel.set_ylim(len(shown) - 0.4, -0.6)
     panel.grid(axis="y", visible=False)
-    metrics = " and ".join(sorted({line.error.metric for line in shown}))
-    syllables = ", empty: SER" if any(line.syllables for line in shown) else ""
-    left_out = f" (best {len(shown)} of {len(lines)})" if len(lines) > len(shown) else ""
-    panel.set_title(name + left_out, loc="left")
-    panel.set_xlabel(f"{metrics} %{syllables}", fontsize=9)
+    kind = lines[0].figures[main].metric
+    best = "best " if kind.lower is not None else ""
+    panel.set_title(name + (f" ({best}{len(shown)} of {len(lines)})" if len(lines) > len(shown) else ""), loc="left")
+    panel.set_xlabel(", ".join([f"{main} {axis(kind)}".rstrip(), *([f"empty: {second}"] if second else [])]),
+                     fontsize=9)
 
 
 def _dot(panel: Any, figure: Figure, y: float, colour: str, filled: bool) -> float:

@@ -6,14 +6,16 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from speechlab.files import atomic, write_json, write_text
-from speechlab.reporting.metrics import judged_by, lower_is_better, number, read_json, read_metrics, read_results
+from speechlab.reporting.metrics import axis, judged_by, number, read_json, read_metrics, read_results, unit, wide
 from speechlab.reporting.style import house_style
+from speechlab.scoring import metric as measures
+from speechlab.scoring.metric import Metric
 
 DONE, FAILED, INTERRUPTED, TO_DO = "done", "failed", "interrupted", "to do"
 SEED = "train.seed"  # trials that differ by it alone are repetitions of one
@@ -36,13 +38,23 @@ class Trial:
 
 @dataclass(frozen=True)
 class Measured:
-    """A trial's course: the metric over epochs, its best value and that value's epoch, its last value."""
+    """A trial's course: the metric over epochs, its best value and that value's epoch.
+
+    ``metric`` is the key of the epoch lines, ``kind`` what it measures. Where nobody has said whether lower is better,
+    no value is the best one.
+    """
 
     metric: str
+    kind: Metric
     epochs: list[float]
     values: list[float]
     best: float | None
     epoch: int | None
+
+    @property
+    def shown(self) -> float | None:
+        """What trials are drawn by: the best value, and where there is no such thing, the last one."""
+        return self.best if self.best is not None else self.values[-1] if self.values else None
 
 
 def note(trial: Trial, sweep: str) -> None:
@@ -64,13 +76,18 @@ def measure(trial: Trial, metric: str = "") -> Measured:
     """Read a trial's metrics.jsonl. ``metric``: a key of its epoch lines; "" is what the task judges by."""
     epochs = read_metrics(trial.exp / "metrics.jsonl")[1]
     metric = metric or judged_by(trial.exp, epochs)
-    found = [(record.get("epoch", place), record[metric]) for place, record in enumerate(epochs, 1)
+    kind = measures.find(metric, measures.read(trial.exp))
+    found = [(float(record.get("epoch", place)), float(record[metric])) for place, record in enumerate(epochs, 1)
              if number(record.get(metric))]
-    if not found:
-        return Measured(metric, [], [], None, None)
-    best = (min if lower_is_better(metric) else max)(found, key=lambda pair: pair[1])
-    return Measured(metric, [float(epoch) for epoch, _ in found], [float(value) for _, value in found], best[1],
-                    int(best[0]))
+    values = [value for _, value in found]
+    best = kind.best(values)
+    return Measured(metric, kind, [epoch for epoch, _ in found], values, best,
+                    None if best is None else int(found[values.index(best)][0]))
+
+
+def _judge(found: Iterable[Measured], metric: str = "") -> tuple[str, Metric]:
+    """What trials are compared by: the key and the metric of the first one that has figures."""
+    return next(((one.metric, one.kind) for one in found if one.values), (metric, measures.find(metric)))
 
 
 def clock(seconds: float) -> str:
@@ -85,7 +102,7 @@ def rows(trials: Sequence[Trial], metric: str = "") -> tuple[list[str], list[dic
     """
     keys = list(dict.fromkeys(key for trial in trials for key in trial.sets))
     found = [measure(trial, metric) for trial in trials]
-    name = next((one.metric for one in found if one.best is not None), metric)
+    name = _judge(found, metric)[0]
     figures: dict[str, None] = {}
     made = []
     for trial, one in zip(trials, found):
@@ -118,15 +135,15 @@ def write(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: 
     write_csv(recipe, name, trials, metric)
     draw(recipe, name, about, trials, metric)
     columns, made = rows(trials, metric)
-    best = next(column for column in columns if column.startswith("best_"))
-    lower = lower_is_better(best.removeprefix("best_"))
-    made.sort(key=lambda row: (not row[best], (1 if lower else -1) * float(row[best] or 0)))
+    key, kind = _judge([measure(trial, metric) for trial in trials], metric)
+    best = f"best_{key}"
+    made.sort(key=lambda row: (not row[best], kind.rank(float(row[best] or 0))))
     shown = [column for column in columns if column not in ("experiment", "best_epoch", "reason")
              and any(row[column] for row in made)]
     lines = [shown, *([row[column] for column in shown] for row in made)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(shown))]
     text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
-    repeated = [f"{label}: {best.removeprefix('best_')} {statistics.mean(values):.4g}, from {min(values):.4g} to "
+    repeated = [f"{label}: {key} {statistics.mean(values):.4g}, from {min(values):.4g} to "
                 f"{max(values):.4g} over {len(values)} seeds"
                 for label, values in _groups_values(trials, metric).items() if len(values) > 1]
     return "\n".join([text, *repeated])
@@ -148,7 +165,7 @@ def _without_seed(trial: Trial) -> str:
 
 
 def _groups_values(trials: Sequence[Trial], metric: str) -> dict[str, list[float]]:
-    found = {label: [measure(trial, metric).best for trial in members] for label, members in _groups(trials).items()}
+    found = {label: [measure(trial, metric).shown for trial in members] for label, members in _groups(trials).items()}
     return {label: [value for value in values if value is not None] for label, values in found.items()}
 
 
@@ -161,13 +178,13 @@ def draw(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: s
     groups = {label: [measure(trial, metric) for trial in members] for label, members in _groups(trials).items()}
     failed = {label: next((t.reason for t in members if t.status == FAILED), "")
               for label, members in _groups(trials).items()}
-    name_of = next((one.metric for found in groups.values() for one in found if one.best is not None), "")
+    name_of, kind = _judge(one for found in groups.values() for one in found)
     if not name_of:
         return None
-    lower = lower_is_better(name_of)
     means = {label: statistics.mean(values) for label, found in groups.items()
-             if (values := [one.best for one in found if one.best is not None])}
-    ranked = sorted(means, key=lambda label: means[label] if lower else -means[label])
+             if (values := [one.shown for one in found if one.shown is not None])}
+    ranked = sorted(means, key=lambda label: kind.rank(means[label]))
+    best = ranked[0] if kind.lower is not None else None
     bars = [label for label in groups if label in set(ranked[:_MOST_BARS]) or label not in means][:_MOST_BARS + 10]
     coloured = [label for label in groups if label in set(ranked[:_MOST_COLOURS])]
     path = recipe / f"sweep_{name}.png"
@@ -178,16 +195,19 @@ def draw(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: s
         try:
             for label in ranked[::-1]:  # the best ones over the others
                 _curve(left, label, groups[label], colours.get(label))
-            _finish_curves(left, name_of, [value for found in groups.values() for one in found for value in one.values])
+            _finish_curves(left, f"{name_of}, {axis(kind)}".strip(", "), kind.lower is not False, [value for found in groups.values() for one in found for value in one.values])
             for place, label in enumerate(bars):
-                _bar(right, place, [one.best for one in groups[label] if one.best is not None], failed[label],
-                     colours.get(label), label == ranked[0])
+                _bar(right, place, [one.shown for one in groups[label] if one.shown is not None], failed[label],
+                     colours.get(label), label == best)
             right.set_yticks(range(len(bars)), bars, fontsize=9)
             right.set_ylim(max(len(bars), 6) - 0.4, -0.6)
             right.grid(axis="y", visible=False)
-            ends = [one.best for found in groups.values() for one in found if one.best is not None]
-            right.set_xlim(1.2 * min(0, *ends), 1.2 * max(0, *ends) or 1)  # room for numbers
-            right.set_title(f"{name_of} of the best epoch ({'lower' if lower else 'higher'} is better)", fontsize=10)
+            ends = [0.0, *(one.shown for found in groups.values() for one in found if one.shown is not None)]
+            room = 0.2 * (max(ends) - min(ends)) or 1.0  # for numbers
+            right.set_xlim(min(ends) - (room if min(ends) < 0 else 0), max(ends) + room)
+            right.set_xlabel(unit(kind))
+            right.set_title(f"{name_of} of the best epoch ({kind.arrow})" if best else f"{name_of} of the last epoch",
+                            fontsize=10)
             figure.suptitle(f"{recipe.resolve().name}, sweep {name}" + (f": {about}" if about else ""), fontsize=12)
             with atomic(path) as aside:
                 figure.savefig(aside, dpi=110)
@@ -209,10 +229,10 @@ def _curve(panel: Any, label: str, found: Sequence[Measured], colour: Any) -> No
         panel.plot(shared, mean, color=shade, lw=2, zorder=order, label=label if colour else None)
 
 
-def _finish_curves(panel: Any, metric: str, values: Sequence[float]) -> None:
+def _finish_curves(panel: Any, metric: str, falls: bool, values: Sequence[float]) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-    if min(values) > 0 and max(values) > 10 * statistics.median(values):
+    if falls and wide(values):
         panel.set_yscale("log")  # else one that diverged would press the others flat
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
@@ -230,7 +250,8 @@ def _bar(panel: Any, place: int, values: Sequence[float], failed: str, colour: A
         panel.barh(place, mean, height=0.6, color=colour or "#bbbbbb", alpha=0.85)
         if len(values) > 1:
             panel.plot(values, [place] * len(values), "o", ms=4, color="black", alpha=0.7)
-        panel.annotate(f"{mean:.4g}" + (" (failed)" if failed else ""), (max(values), place), xytext=(6, 0),
+        end, away, side = (max(values), 6, "left") if mean >= 0 else (min(values), -6, "right")
+        panel.annotate(f"{mean:.4g}" + (" (failed)" if failed else ""), (end, place), xytext=(away, 0), ha=side,
                        textcoords="offset points", va="center", fontsize=9, fontweight="bold" if best else "normal")
     else:
         text = f"failed: {failed}" if failed else "no figure yet"

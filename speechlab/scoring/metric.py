@@ -49,8 +49,8 @@ class Metric:
         return min(found) if self.lower else max(found)
 
     def rank(self, value: float) -> float:
-        """A number by which sorting puts the best value first."""
-        return -value if self.lower is False else value
+        """A number by which sorting puts the best value first; the same for all where no direction is known."""
+        return 0.0 if self.lower is None else value if self.lower else -value
 
     def show(self, value: float | None) -> str:
         """``value`` for people: with its decimals, and with more where they would all be zeros."""
@@ -133,14 +133,17 @@ def declared(name: str) -> Metric:
     return METRICS[key(name)]
 
 
+def order(names: Iterable[str], own: Sequence[Metric] = ()) -> list[str]:
+    """``names``, each once, the one that ranks first: in the order of ``own``, then in the field's, then those that
+    nobody has declared, then what is no figure of merit."""
+    places = {key(metric.name): place for place, metric in reversed(list(enumerate((*own, *_FIELD))))}
+    return sorted(dict.fromkeys(names), key=lambda name: (
+        not find(name, own).merit, places.get(key(name), len(own) + len(_FIELD))))
+
+
 def main(names: Iterable[str], own: Sequence[Metric] = ()) -> str:
-    """Which of ``names`` experiments are ranked by: the first in the order of ``own``, else in the field's; ``""``
-    where none ranks anything."""
-    there = {key(name): name for name in reversed(list(names))}
-    for metric in (*own, *_FIELD):
-        if metric.merit and key(metric.name) in there:
-            return there[key(metric.name)]
-    return next((name for name in there.values() if find(name, own).merit), "")
+    """Which of ``names`` experiments are ranked by: the first of :func:`order`; ``""`` where none ranks anything."""
+    return next((name for name in order(names, own) if find(name, own).merit), "")
 
 
 def write(exp: str | Path, metrics: Sequence[Metric]) -> None:
@@ -153,6 +156,13 @@ def read(exp: str | Path) -> tuple[Metric, ...]:
     found = read_json(Path(exp) / FILE)
     names = {field.name for field in dataclasses.fields(Metric)}
     try:
-        return tuple(Metric(**{name: item[name] for name in names & item.keys()}) for item in found or ())
+        read = tuple(Metric(**{name: item[name] for name in names & item.keys()}) for item in found or ())
     except (TypeError, AttributeError):
         return ()
+    return read if all(_sound(metric) for metric in read) else ()
+
+
+def _sound(metric: Metric) -> bool:
+    """Whether a metric that was read from a file has the types that it says."""
+    return (isinstance(metric.name, str) and isinstance(metric.unit, str) and isinstance(metric.about, str)
+            and metric.lower in (True, False, None) and type(metric.decimals) is int and 0 <= metric.decimals < 20)

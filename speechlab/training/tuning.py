@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from speechlab.errors import UserError
-from speechlab.files import write_json
-from speechlab.reporting.metrics import lower_is_better, number, read_json
+from speechlab.files import read_json, write_json
+from speechlab.reporting.metrics import number
 from speechlab.reporting.sweeps import DONE, Trial, measure
+from speechlab.scoring import metric
 
 KEYS = ("trials", "minutes", "metric", "direction", "space", "seed")
 KINDS = ("log", "uniform", "int", "logint", "choice")
@@ -38,7 +39,7 @@ class Search:
     space: ``{log: [a, b]}``, ``{uniform: [a, b]}`` numbers; ``{int: [a, b]}``, ``{logint: [a, b]}`` whole ones, both
     ends included; ``[x, y]`` or ``{choice: [x, y]}`` one of these. trials, minutes: at most so many, and none is begun
     after so much time of computing (0: no limit); one of the two must be given. metric: of the best epoch. direction:
-    minimize or maximize (default: what the metric's name says).
+    minimize or maximize (default: what the metric says, and minimize where it says nothing).
     """
 
     def __init__(self, raw: dict[str, Any], where: Path):
@@ -52,9 +53,9 @@ class Search:
         if not self.limit and not self.minutes:
             raise UserError(f"{where}: optuna needs trials or minutes, or both", 2)
         self.metric = str(raw.get("metric", ""))
-        self.direction = raw.get("direction", "minimize" if lower_is_better(self.metric) else "maximize")
-        if self.direction not in ("minimize", "maximize"):
-            raise UserError(f"{where}: optuna: direction must be minimize or maximize, not {self.direction!r}", 2)
+        self.told = raw.get("direction")
+        if self.told not in (None, "minimize", "maximize"):
+            raise UserError(f"{where}: optuna: direction must be minimize or maximize, not {self.told!r}", 2)
         self.space = raw.get("space")
         if not isinstance(self.space, dict) or not self.space:
             raise UserError(f"{where}: optuna needs a space: keys with what they may be", 2)
@@ -67,6 +68,18 @@ class Search:
     def count(self) -> int:
         """How many trials there will be, as far as one can tell."""
         return self.limit or len(self.trials)
+
+    @property
+    def direction(self) -> str:
+        """As the sweep's file says; else as the metric says, which a trial's task may have declared, or even chosen."""
+        kinds = (found.kind for trial in self.trials if (found := measure(trial, self.metric)).values)
+        kind = next(kinds, metric.find(self.metric))
+        return self.told or ("minimize" if kind.lower is not False else "maximize")
+
+    def _value(self, trial: Trial) -> float | None:
+        """A trial's figure: the best of its epochs, in the search's direction."""
+        values = measure(trial, self.metric).values
+        return (min if self.direction == "minimize" else max)(values, default=None)
 
     def _distribution(self, key: str, value: Any, where: Path) -> Any:
         kind, ends = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else ("choice", value)
@@ -115,7 +128,7 @@ class Search:
     def save(self) -> None:
         """Write down what was tried."""
         trials = [{"name": trial.name, "params": trial.sets, "status": trial.status, "reason": trial.reason,
-                   "value": measure(trial, self.metric).best, "seconds": round(trial.seconds, 1)}
+                   "value": self._value(trial), "seconds": round(trial.seconds, 1)}
                   for trial in self.trials]
         write_json(self.file, {"space": self._plain(), "trials": trials})
 
@@ -135,7 +148,7 @@ class Search:
         sampler = optuna.samplers.TPESampler(seed=self.seed * 1_000_003 + place)
         study = optuna.create_study(direction=self.direction, sampler=sampler)
         for trial in self.trials:
-            best = measure(trial, self.metric).best
+            best = self._value(trial)
             done = trial.status == DONE and best is not None and math.isfinite(best)
             params = {key: json.dumps(value) if hasattr(self.distributions[key], "choices") else value
                       for key, value in trial.sets.items()}
