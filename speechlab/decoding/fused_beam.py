@@ -186,13 +186,60 @@ def _prepare(log_probs: np.ndarray, sizes: np.ndarray, blank: int, prune: float,
                   first, count, units, logs, np.exp(logs), keys, rest[order])
 
 
-class _Search:
-    """The beams of all utterances in flat arrays, the prefixes of one utterance side by side, a column a prefix.
+# Rows of _Search.floats, one column per prefix.
+_TOTAL = 0  # log probability of the prefix by all its paths so far
+# The shares of it whose paths end in blank, and in the last unit: both, since one minus the other would be rounded off.
+_IN_BLANK, _IN_UNIT = 1, 2
+_EXTRA = 3  # weighted log probability of the language model, and the bonus
+_LM = 4  # log probability of the language model without a weight
 
-    ``floats``: the log probability of a prefix by all its paths so far; the shares of it whose paths end in blank, and
-    in the last unit (both are kept, since one minus the other would be rounded off); the weighted language model and
-    bonus; the language model's bare log probability. ``ints``: the utterance, as the steps order them; the language
-    model's state; the last unit; the prefix's hash, and that without its last unit; its node in the tree of prefixes.
+# Rows of _Search.ints, one column per prefix.
+_OWNER = 0  # the utterance, as the steps order them
+_STATE = 1  # of the language model
+_LAST = 2  # the last unit
+_HASH, _PARENT = 3, 4  # of the prefix, and of the prefix without its last unit
+_NODE = 5  # its place in the tree of prefixes
+
+
+class _Repeats(NamedTuple):
+    """R prefixes whose last unit is a candidate of their frame."""
+
+    rows: np.ndarray  # (R,) which of the N prefixes
+    at: np.ndarray  # (R,) which of the C candidates is the last unit
+
+
+class _Stay(NamedTuple):
+    """N prefixes that do not grow in this frame, as the first three rows of ``floats``."""
+
+    total: np.ndarray  # (N,) log probability
+    in_blank: np.ndarray  # (N,) share of the paths that end in blank
+    in_unit: np.ndarray  # (N,) share of the paths that end in the last unit
+
+
+class _Grown(NamedTuple):
+    """G grown prefixes, one for each pair of a prefix and a candidate of its frame."""
+
+    source: np.ndarray  # (G,) the prefix that grew
+    choice: np.ndarray  # (G,) the candidate that it grew by
+    bound: np.ndarray  # (G,) score, if the language model were certain of the unit
+    shift: np.ndarray  # (N,) the pair of prefix n and candidate c is at c - shift[n]
+
+
+class _Scored(NamedTuple):
+    """H of the grown prefixes, with the language model's opinion of their last units."""
+
+    source: np.ndarray  # (H,) the prefix that grew
+    unit: np.ndarray  # (H,) the unit that it grew by
+    bound: np.ndarray  # (H,) as in _Grown
+    score: np.ndarray  # (H,) with the language model
+    lm: np.ndarray | None  # (H,) log probability of the unit; None without a language model
+    arcs: np.ndarray | None  # (H,) what the language model's next state is found by
+
+
+class _Search:
+    """The beams of all utterances in flat arrays, the prefixes of one utterance side by side, a column per prefix.
+
+    ``floats`` (5, N) and ``ints`` (6, N) hold what is known of the N prefixes; their rows are named above.
     """
 
     def __init__(self, steps: _Steps, lm: ArpaLM | None, beam: int, lm_weight: float, bonus: float, threshold: float,
@@ -201,20 +248,21 @@ class _Search:
         self.lm_weight, self.bonus, self.threshold = lm_weight, bonus, min(threshold, 1e30)
         n = len(steps.order)
         self.floats = np.zeros((5, n))
-        self.floats[1] = 1.0
+        self.floats[_IN_BLANK] = 1.0
         self.ints = np.zeros((6, n), np.int64)
-        self.ints[0] = np.arange(n)
-        self.ints[1] = lm.start(n) if lm else 0
-        self.ints[2] = blank  # never a candidate
-        self.ints[3] = (self.ints[0] + 1) * _MIX
-        self.ints[5] = -1
+        self.ints[_OWNER] = np.arange(n)
+        self.ints[_STATE] = lm.start(n) if lm else 0
+        self.ints[_LAST] = blank  # never a candidate
+        self.ints[_HASH] = (self.ints[_OWNER] + 1) * _MIX
+        self.ints[_NODE] = -1
         self.sizes = np.ones(n, np.int64)  # prefixes of each utterance
-        self.begin = np.arange(n)  # and where they begin
+        self.begin = np.arange(n)  # where the prefixes of each utterance begin
         self.places = np.arange(beam)
         self.tree: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
         self.nodes = 0
 
     def run(self, nbest: int) -> list[list[Hypothesis]]:
+        """Search to the end of every utterance; the ``nbest`` best answers of each, in the caller's order."""
         done = []
         bounds = self.steps.bounds.tolist()
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -230,121 +278,145 @@ class _Search:
         return self._answers(nbest)
 
     def _step(self, low: int, high: int) -> None:
-        """Over one frame of each utterance that has one left: pairs ``low`` to ``high - 1`` of the steps."""
+        """Take the beams over one frame of each utterance that has one left: pairs low to high - 1 of the steps."""
+        pair = self.ints[_OWNER] + low  # (N,) the frame of each prefix
+        total = self.floats[_TOTAL] + self.steps.pause.take(pair)  # (N,) after the frames of blank only before it
+        repeats = self._repeats(pair, low, high)
+        carry = self.steps.carry.take(pair.take(repeats.rows))  # (R,) 0 where such frames have ended the last unit
+        stay = self._stay(pair, total, repeats, carry)
+        grown = self._grow(pair, total, repeats, carry)
+        self._join_known(stay, grown, repeats)
+        score = stay.total + self.floats[_EXTRA]
+        scored = self._drop_hopeless(score, grown)
+        chosen = self._choose(score, scored, high - low)
+        self._renew(stay, scored, chosen)
+
+    def _repeats(self, pair: np.ndarray, low: int, high: int) -> _Repeats:
+        """The prefixes whose last unit is a candidate of their frame, pair (N,)."""
         steps = self.steps
-        total, in_blank, in_unit, extra, _ = self.floats
-        owner, state, last, hashes, parent, _ = self.ints
-        count = len(owner)
-        pair = owner + low
-
-        # The frames passed over since the last step: blank only.
-        total = total + steps.pause.take(pair)
-        carry = steps.carry.take(pair)
-
-        # Prefixes stay by blank, or by their last unit again where it is a candidate.
         start = int(steps.first[low])
-        wanted = pair * self.vocab + last
+        wanted = pair * self.vocab + self.ints[_LAST]
         at = steps.keys[start : int(steps.first[high])].searchsorted(wanted)
         at += start
-        again = (steps.keys.take(at) == wanted).nonzero()[0]
-        at = at.take(again)
-        by_blank = steps.blank.take(pair)
-        carry = carry.take(again)
-        by_unit = in_unit.take(again) * carry * steps.probs.take(at)
+        rows = (steps.keys.take(at) == wanted).nonzero()[0]
+        return _Repeats(rows, at.take(rows))
+
+    def _stay(self, pair: np.ndarray, total: np.ndarray, repeats: _Repeats, carry: np.ndarray) -> _Stay:
+        """Every prefix stays by blank, or by its last unit again where that is a candidate."""
+        by_blank = self.steps.blank.take(pair)
+        by_unit = self.floats[_IN_UNIT].take(repeats.rows) * carry * self.steps.probs.take(repeats.at)
         both = by_blank.copy()
-        both[again] += by_unit
-        stay = total + np.log(both)
-        stay_blank = by_blank / both
-        stay_unit = np.zeros(count)
-        stay_unit[again] = by_unit / both.take(again)
+        both[repeats.rows] += by_unit
+        in_unit = np.zeros(len(pair))
+        in_unit[repeats.rows] = by_unit / both.take(repeats.rows)
+        return _Stay(total + np.log(both), by_blank / both, in_unit)
 
-        # Prefixes grow by each candidate of their frame; the same unit twice needs a blank in between.
-        per = steps.count.take(pair)
-        shift = steps.first.take(pair) - per.cumsum() + per
-        source = np.arange(count).repeat(per)
-        choice = shift.repeat(per)
+    def _grow(self, pair: np.ndarray, total: np.ndarray, repeats: _Repeats, carry: np.ndarray) -> _Grown:
+        """Every prefix grows by each candidate of its frame; the same unit twice needs a blank in between."""
+        count = self.steps.count.take(pair)
+        shift = self.steps.first.take(pair) - count.cumsum() + count
+        source = np.arange(len(pair)).repeat(count)
+        choice = shift.repeat(count)
         choice += np.arange(len(choice))
-        bound = (total + extra + self.bonus).take(source) + steps.logs.take(choice)
-        bound[at - shift.take(again)] += np.log(np.maximum(in_blank.take(again), 1.0 - carry))
+        bound = (total + self.floats[_EXTRA] + self.bonus).take(source) + self.steps.logs.take(choice)
+        in_blank = np.maximum(self.floats[_IN_BLANK].take(repeats.rows), 1.0 - carry)
+        bound[repeats.at - shift.take(repeats.rows)] += np.log(in_blank)
+        return _Grown(source, choice, bound, shift)
 
-        # A grown prefix may be in the beam already: then its parent is there too, and its last unit is a candidate.
+    def _join_known(self, stay: _Stay, grown: _Grown, repeats: _Repeats) -> None:
+        """Add the paths of a grown prefix that is in the beam already to that one, and take it out of the grown.
+
+        Such a prefix is found by its parent, which must be in the beam too, and its last unit must be a candidate.
+        """
+        hashes = self.ints[_HASH]
         rank = hashes.argsort()
         known = hashes.take(rank)
-        parents = parent.take(again)
+        parents = self.ints[_PARENT].take(repeats.rows)
         where = known.searchsorted(parents)
         met = (known.take(where, mode="clip") == parents).nonzero()[0]
-        if len(met):
-            child, above = again.take(met), rank.take(where.take(met))
-            same = at.take(met) - shift.take(above)
-            grown = bound.take(same) - extra.take(above) - self.bonus
-            old = stay.take(child)
-            joined = np.logaddexp(old, grown)
-            share = np.where(joined > -np.inf, np.exp(old - joined), 1.0)
-            stay[child] = joined
-            stay_blank[child] *= share
-            stay_unit[child] = stay_unit.take(child) * share + np.exp(grown - joined)
-            bound[same] = -np.inf
+        if not len(met):
+            return
+        child, parent = repeats.rows.take(met), rank.take(where.take(met))
+        same = repeats.at.take(met) - grown.shift.take(parent)
+        new = grown.bound.take(same) - self.floats[_EXTRA].take(parent) - self.bonus
+        old = stay.total.take(child)
+        joined = np.logaddexp(old, new)
+        share = np.where(joined > -np.inf, np.exp(old - joined), 1.0)
+        stay.total[child] = joined
+        stay.in_blank[child] *= share
+        stay.in_unit[child] = stay.in_unit.take(child) * share + np.exp(new - joined)
+        grown.bound[same] = -np.inf
 
-        # What can't enter the beam even at a language model's probability of 1 is dropped.
-        score = stay + extra
-        best = np.maximum.reduceat(score, self.begin)
-        floor = best - self.threshold
+    def _drop_hopeless(self, score: np.ndarray, grown: _Grown) -> _Scored:
+        """Ask the language model about those grown prefixes that could enter the beam, were it certain of them.
+
+        score: (N,) of the prefixes that stay. A full beam is entered by what is above its lowest score.
+        """
+        owner = self.ints[_OWNER]
+        floor = np.maximum.reduceat(score, self.begin) - self.threshold
         full = (self.sizes == self.beam).nonzero()[0]
         floor[full] = np.maximum(floor.take(full), np.minimum.reduceat(score, self.begin).take(full))
-        kept = (bound > floor.take(owner).take(source)).nonzero()[0]
-        source, bound = source.take(kept), bound.take(kept)
-        unit = steps.units.take(choice.take(kept))
-        grown_score = bound
-        if self.lm:
-            lm_log, arcs = self.lm.score(state.take(source), unit)
-            grown_score = bound + self.lm_weight * lm_log
+        kept = (grown.bound > floor.take(owner).take(grown.source)).nonzero()[0]
+        source, bound = grown.source.take(kept), grown.bound.take(kept)
+        unit = self.steps.units.take(grown.choice.take(kept))
+        if not self.lm:
+            return _Scored(source, unit, bound, bound, None, None)
+        lm, arcs = self.lm.score(self.ints[_STATE].take(source), unit)
+        return _Scored(source, unit, bound, bound + self.lm_weight * lm, lm, arcs)
 
-        # The best of each utterance, in order.
-        grown_owner = owner.take(source)
-        np.maximum.at(best, grown_owner, grown_score)
-        owners = np.concatenate([owner, grown_owner])
-        behind = best.take(owners) - np.concatenate([score, grown_score])
+    def _choose(self, score: np.ndarray, scored: _Scored, utterances: int) -> np.ndarray:
+        """The best of each utterance side by side, the best first: n of a prefix that stays, N + h of a grown one.
+
+        score: (N,) of the prefixes that stay. ``sizes`` and ``begin`` are those of the new beams from here on.
+        """
+        grown_owner = self.ints[_OWNER].take(scored.source)
+        best = np.maximum.reduceat(score, self.begin)
+        np.maximum.at(best, grown_owner, scored.score)
+        owner = np.concatenate([self.ints[_OWNER], grown_owner])
+        behind = best.take(owner) - np.concatenate([score, scored.score])
         near = (behind <= self.threshold).nonzero()[0]
-        owners, behind = owners.take(near), behind.take(near)
-        near = near.take((owners * (behind.max() + 1.0) + behind).argsort())
-        sizes = np.bincount(owners, minlength=high - low)
+        owner, behind = owner.take(near), behind.take(near)
+        near = near.take((owner * (behind.max() + 1.0) + behind).argsort())
+        sizes = np.bincount(owner, minlength=utterances)
         begin = sizes.cumsum() - sizes
         self.sizes = np.minimum(sizes, self.beam)
         self.begin = self.sizes.cumsum() - self.sizes
-        near = near.take((begin[:, None] + self.places)[self.places < self.sizes[:, None]])
+        return near.take((begin[:, None] + self.places)[self.places < self.sizes[:, None]])
 
-        # The new beams: prefixes that stayed, and after them in each array those that grew, overwritten.
-        grows = (near >= count).nonzero()[0]
-        picked = near.take(grows) - count
-        near[grows] = source.take(picked)
-        self.floats[:3] = stay, stay_blank, stay_unit
-        self.floats = floats = self.floats.take(near, axis=1)
-        self.ints = ints = self.ints.take(near, axis=1)
-        unit, bound, before = unit.take(picked), bound.take(picked), floats[3].take(grows)
-        floats[0, grows] = bound - before - self.bonus
-        floats[1, grows] = 0.0
-        floats[2, grows] = 1.0
-        floats[3, grows] = before + self.bonus
+    def _renew(self, stay: _Stay, scored: _Scored, chosen: np.ndarray) -> None:
+        """Make the new beams: copy the chosen prefixes, or the parents of those that grew, and then let these grow."""
+        count = len(stay.total)
+        grows = (chosen >= count).nonzero()[0]
+        picked = chosen.take(grows) - count
+        chosen[grows] = scored.source.take(picked)
+        self.floats[:3] = stay
+        self.floats = floats = self.floats.take(chosen, axis=1)
+        self.ints = ints = self.ints.take(chosen, axis=1)
+        unit, bound, before = scored.unit.take(picked), scored.bound.take(picked), floats[_EXTRA].take(grows)
+        floats[_TOTAL, grows] = bound - before - self.bonus
+        floats[_IN_BLANK, grows] = 0.0
+        floats[_IN_UNIT, grows] = 1.0
+        floats[_EXTRA, grows] = before + self.bonus
         if self.lm:
-            lm_log = lm_log.take(picked)
-            floats[3, grows] += self.lm_weight * lm_log
-            floats[4, grows] += lm_log
-            ints[1, grows] = self.lm.follow(arcs.take(picked))
-        ints[2, grows] = unit
-        ints[4, grows] = hashes = ints[3].take(grows)
+            lm = scored.lm.take(picked)
+            floats[_EXTRA, grows] += self.lm_weight * lm
+            floats[_LM, grows] += lm
+            ints[_STATE, grows] = self.lm.follow(scored.arcs.take(picked))
+        ints[_LAST, grows] = unit
+        ints[_PARENT, grows] = hashes = ints[_HASH].take(grows)
         hashes = (hashes + unit * _SPREAD) * _MIX
-        ints[3, grows] = hashes ^ (hashes >> 29)
-        self.tree.append((ints[5].take(grows), unit))
-        ints[5, grows] = np.arange(self.nodes, self.nodes + len(grows))
+        ints[_HASH, grows] = hashes ^ (hashes >> 29)
+        self.tree.append((ints[_NODE].take(grows), unit))
+        ints[_NODE, grows] = np.arange(self.nodes, self.nodes + len(grows))
         self.nodes += len(grows)
 
     def _answers(self, nbest: int) -> list[list[Hypothesis]]:
         """The beams as they stand, the end of the sentence added, in the caller's order of utterances."""
-        owner, state, _, _, _, node = self.ints
-        total = self.floats[0] + self.steps.rest[owner]
-        score, lm_log = total + self.floats[3], self.floats[4]
+        owner, node = self.ints[_OWNER], self.ints[_NODE]
+        total = self.floats[_TOTAL] + self.steps.rest[owner]
+        score, lm_log = total + self.floats[_EXTRA], self.floats[_LM]
         if self.lm:
-            final = self.lm.final(state)
+            final = self.lm.final(self.ints[_STATE])
             lm_log = lm_log + final
             score += self.lm_weight * final
         rank = np.lexsort((-score, owner))
@@ -358,7 +430,7 @@ class _Search:
             node = parents[node]
         tokens = np.stack(columns[::-1], 1).tolist() if columns else [[] for _ in rank]
         answers: list[list[Hypothesis]] = [[] for _ in self.steps.order]
-        rows = self.steps.order[self.ints[0][rank]].tolist()
+        rows = self.steps.order[self.ints[_OWNER][rank]].tolist()
         for row, line, *numbers in zip(rows, tokens, *(x[rank].tolist() for x in (score, total, lm_log))):
             parts = dict(zip(("ctc", "lm") if self.lm else ("ctc",), numbers[1:]))
             answers[row].append(Hypothesis([unit for unit in line if unit >= 0], numbers[0], parts=parts))

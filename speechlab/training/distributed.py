@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechlab.errors import UserError
+from speechlab.training.interface import Trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,19 @@ def share(accum: int, ngpu: int) -> int:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(n for n in range(1, accum + 1) if accum % n == 0 and n <= cores)
+
+
+class Losses(nn.Module):
+    """The task's loss as the forward pass of a module: DistributedDataParallel can only watch a module."""
+
+    def __init__(self, task: Trainable):
+        super().__init__()
+        self.model = task.model
+        self.task = [task]  # the list hides it: a task is not a submodule
+
+    def forward(self, batch: Any, which: str) -> tuple[torch.Tensor, torch.Tensor]:
+        loss = self.task[0].loss(batch, which)
+        return loss.total, loss.count
 
 
 LOST = ("one of the processes that share this training has ended (killed, for memory perhaps; its last words are "

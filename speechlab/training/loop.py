@@ -1,4 +1,4 @@
-"""The training loop, to be read in one sitting. What a batch is and what its loss means is the task's."""
+"""The training loop, to be read in one sitting. The task decides what a batch is and what its loss means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -20,43 +20,37 @@ from speechlab.errors import UserError
 from speechlab.files import write_json, write_text
 from speechlab.progress import wants_bar
 from speechlab.training import checkpoint
-from speechlab.training.distributed import World
+from speechlab.training.device import amp_dtype, shape_of, to_device
+from speechlab.training.distributed import Losses, World
 from speechlab.training.interface import Loader, Trainable, record_key
 from speechlab.training.optim import OptimConfig, build_optimizer, learning_rate
 from speechlab.training.tracking import Tracker, memory_gb
 
 log = logging.getLogger("speechlab")
-REQUEUE = 85  # exit status after a signal: saved, start me again
-PATIENCE_NONFINITE = 20
+REQUEUE = 85  # exit status after a signal: all is saved, start the same command again
+PATIENCE_NONFINITE = 20  # steps in a row without a finite loss that end the run
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Section ``train``.
+    """Section ``train``: how long and how to train, and what is written on the way."""
 
-    epochs: passes over the training set. accum: batches to one optimiser step, over all processes (distributed.py
-    shares them out: their number changes the speed, not the result). amp: ``auto`` is bf16 where the device computes in
-    it, else fp32. ema: decay of the weights' running average that is judged and kept (0: the weights themselves).
-    average: the best so many epochs' weights are averaged into final.pt. patience: stop after so many epochs without a
-    better metric (0: never). log_steps: optimiser steps between log lines. save_minutes: between checkpoints inside an
-    epoch. threads: CPU threads a process (0: torch's choice). tensorboard, wandb: where metrics go beside
-    metrics.jsonl. histograms: of weights and gradients on TensorBoard every so many epochs (0: never).
-    """
-
-    epochs: int = 30
-    seed: int = 1
+    epochs: int = 30  # passes over the training set
+    seed: int = 1  # of the weights, of dropout and of the order of the data
+    # Batches per optimiser step, over all processes: distributed.py shares them out, so that the number of processes
+    # changes the speed and not the result.
     accum: int = 1
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    ema: float = 0.0
-    average: int = 1
-    patience: int = 0
-    log_steps: int = 20
-    save_minutes: float = 3.0
-    keep: int = 2
-    threads: int = 0
-    tensorboard: bool = True
-    histograms: int = 1
-    wandb: bool = False
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # number type; auto: bf16 where the device has it, else fp32
+    ema: float = 0.0  # decay per step of a running average of the weights, which is then judged and kept; 0: no average
+    average: int = 1  # final.pt is the mean of the weights of this many best epochs
+    patience: int = 0  # stop after this many epochs without a better metric; 0: never
+    log_steps: int = 20  # optimiser steps between two log lines
+    save_minutes: float = 3.0  # minutes between two checkpoints inside an epoch
+    keep: int = 2  # checkpoints to continue from (step-N.pt) that stay on the disk
+    threads: int = 0  # CPU threads per process; 0: torch's choice
+    tensorboard: bool = True  # write TensorBoard files beside metrics.jsonl
+    histograms: int = 1  # epochs between two histograms of weights and gradients on TensorBoard; 0: none
+    wandb: bool = False  # send the metrics to Weights & Biases too
 
     def __post_init__(self) -> None:
         for name in ("epochs", "accum", "average", "log_steps", "keep"):
@@ -64,27 +58,13 @@ class TrainConfig:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
 
 
-class _Losses(nn.Module):
-    """The task's loss as a module's forward pass, which is what DistributedDataParallel can watch."""
+class Stepped(NamedTuple):
+    """What came of one optimiser step."""
 
-    def __init__(self, task: Trainable):
-        super().__init__()
-        self.model = task.model
-        self.task = [task]  # in a list, so that it is not taken for a submodule
-
-    def forward(self, batch: Any, which: str) -> tuple[torch.Tensor, torch.Tensor]:
-        loss = self.task[0].loss(batch, which)
-        return loss.total, loss.count
-
-
-def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type, or None for plain fp32."""
-    if choice == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-        return torch.bfloat16 if fast else None
-    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choice]
+    loss: float  # the mean over all processes' batches; NaN where the step was skipped
+    count: float  # what the sum of losses was divided by, over all processes; 0 where the step was skipped
+    norm: float  # of the gradient, before clipping
+    items: int  # in this process's batches
 
 
 class Trainer:
@@ -95,7 +75,7 @@ class Trainer:
         self.task, self.loader, self.config, self.optim = task, loader, config, optim
         self.exp, self.folder, self.world, self.meta = exp, exp / "checkpoints", world, meta
         self.model = task.model.to(world.device)
-        self.losses: nn.Module = _Losses(task)
+        self.losses: nn.Module = Losses(task)
         if world.size > 1:
             # Buffers are BatchNorm's running means: the first process judges and saves, the others need none of its.
             self.losses = DistributedDataParallel(self.losses, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -106,7 +86,7 @@ class Trainer:
         self.epoch = self.batch = self.step = self.nonfinite = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
-        self.sums, self.whole = {"loss": 0.0, "count": 0.0}, {"loss": 0.0, "count": 0.0}
+        self.sums, self.whole = no_sums(), no_sums()  # since the last log line, and since the epoch's beginning
         self.signal = 0
 
     # -- the loop ----------------------------------------------------------------------------------------------------
@@ -145,37 +125,26 @@ class Trainer:
             checkpoint.set_random_state(resumed["random"])
         self.model.train()
         started = logged = saved = time.monotonic()
-        if self.batch == 0:  # else they hold the epoch's beginning: an interruption changes no figure
-            self.sums, self.whole = {"loss": 0.0, "count": 0.0}, {"loss": 0.0, "count": 0.0}
-        sums, whole, seen = self.sums, self.whole, 0
-        bar = self._bar(size)
+        if self.batch == 0:  # a resumed epoch goes on from its sums, so that an interruption changes no figure
+            self.sums, self.whole = no_sums(), no_sums()
+        seen, bar = 0, self._bar(size)
         for group in groups:
             done = (self.epoch + self.batch / size) / self.config.epochs
             lr = learning_rate(self.step, done, self.optim)
-            loss, count, norm, items = self._step(group, lr)
+            step = self._step(group, lr)
             self.step += 1
             self.batch += 1
-            for place in (sums, whole):
-                place["loss"] += loss * count
-                place["count"] += count
-            seen += items
+            add_loss(self.sums, step)
+            add_loss(self.whole, step)
+            seen += step.items
             now = time.monotonic()
-            if tracker:
-                if bar is not None:
-                    bar.set_postfix(loss=f"{loss:.3f}", lr=f"{lr:.1e}", refresh=False)
-                    bar.update()
-                if self.step % self.config.log_steps == 0 or self.step == 1:
-                    record = {"epoch": self.epoch + 1, "loss": sums["loss"] / max(sums["count"], 1), "lr": lr,
-                              "grad_norm": norm, "items_per_s": seen * self.world.size / (now - logged),
-                              "seconds": self.seconds + now - started, "memory_gb": memory_gb(self.world.device),
-                              **getattr(self.task, "watch", dict)()}  # while the step's gradients are there
-                    tracker.write("step", self.step, record)
-                    log.log(logging.DEBUG if bar is not None else logging.INFO,
-                            "epoch %d step %d (%d/%d): loss %.4f, lr %.2e, grad norm %.2f, %.0f items/s, %.1f GB",
-                            self.epoch + 1, self.step, self.batch, size, record["loss"], lr, norm,
-                            record["items_per_s"], record["memory_gb"])
-                    sums.update(loss=0.0, count=0.0)
-                    seen, logged = 0, now
+            if bar is not None:
+                bar.set_postfix(loss=shown(step.loss, 3), lr=f"{lr:.1e}", refresh=False)
+                bar.update()
+            if tracker and (self.step % self.config.log_steps == 0 or self.step == 1):
+                self._log_step(tracker, step.norm, lr, seen / (now - logged), self.seconds + now - started,
+                               f"{self.batch}/{size}", logging.DEBUG if bar is not None else logging.INFO)
+                seen, logged = 0, now
             if self.world.any(self.signal != 0):
                 self.signal = self.signal or signal.SIGTERM
                 self.seconds += now - started
@@ -186,59 +155,90 @@ class Trainer:
         if bar is not None:
             bar.close()
         self.seconds += time.monotonic() - started
-        self.train_loss = whole["loss"] / max(whole["count"], 1)
+        self.train_loss = mean_loss(self.whole)
         self.epoch, self.batch = self.epoch + 1, 0
         return True
 
-    def _step(self, group: list[tuple[int, Any]], lr: float) -> tuple[float, float, float, int]:
-        """One optimiser step over this process's batches: (mean loss, count, gradient norm, items)."""
-        device, items, result = self.world.device, 0, (0.0, 0.0, 0.0)
-        group = [(place, to_device(batch, device)) for place, batch in group]
+    def _log_step(self, tracker: Tracker, norm: float, lr: float, speed: float, seconds: float, place: str,
+                  level: int) -> None:
+        """A line in metrics.jsonl and train.log about the steps since the last one; ``speed`` is this process's."""
+        record = {"epoch": self.epoch + 1, "loss": mean_loss(self.sums), "lr": lr, "grad_norm": norm,
+                  "items_per_s": speed * self.world.size, "seconds": seconds,
+                  "memory_gb": memory_gb(self.world.device),
+                  **getattr(self.task, "watch", dict)()}  # while the step's gradients are there
+        tracker.write("step", self.step, record)
+        log.log(level, "epoch %d step %d (%s): loss %s, lr %.2e, grad norm %.2f, %.0f items/s, %.1f GB", self.epoch + 1,
+                self.step, place, shown(record["loss"], 4), lr, norm, record["items_per_s"], record["memory_gb"])
+        self.sums = no_sums()
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def _step(self, group: list[tuple[int, Any]], lr: float) -> Stepped:
+        """One step of each optimiser on this process's batches, given with their places in the step."""
+        group = [(place, to_device(batch, self.world.device)) for place, batch in group]
+        items = sum(len(batch["ids"]) for _, batch in group)
         for name, optimizer in self.optimizers.items():
-            total, count = torch.zeros((), device=device), torch.zeros((), device=device)
-            optimizer.zero_grad(set_to_none=True)
-            for place, batch in group:
-                if self.world.size > 1:
-                    self.losses.require_backward_grad_sync = batch is group[-1][1]  # one exchange of gradients a step
-                torch.manual_seed(hash((self.config.seed, self.step, place)) % 2**63)  # whoever computes this place
-                try:
-                    with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
-                        loss, number = self.losses(batch, name)
-                    self.scaler.scale(loss).backward()
-                except torch.OutOfMemoryError:
-                    raise UserError(f"out of GPU memory at step {self.step} on a batch of {shape_of(batch)}: lower "
-                                    "the batch (data.batch_size, or data.max_duration and data.max_seconds of speech), "
-                                    "and raise train.accum in turn") from None
-                total, count = total + loss.detach(), count + number
-                items += len(batch["ids"])
-            both = self.world.sum(torch.stack([total, count]).double())
-            parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-            self.scaler.unscale_(optimizer)
-            # DDP has averaged sums over the processes: make it the mean over everything that was counted.
-            torch._foreach_mul_([p.grad for p in parameters], self.world.size / max(float(both[1]), 1e-8))
-            norm = float(nn.utils.clip_grad_norm_(parameters, self.optim.clip or math.inf))
-            mean = float(both[0] / both[1].clamp_min(1e-8))
+            total, count = self._accumulate(name, optimizer, group)
+            norm = self._average_and_clip(optimizer, count)
+            mean = total / max(count, 1e-8)
             if not (math.isfinite(mean) and math.isfinite(norm)):
-                if self.scaler.is_enabled():  # fp16 overflows now and then by design: the scaler lowers its scale
-                    self.scaler.step(optimizer)
-                    self.scaler.update()
-                self._skip(group, mean, norm)
-                return 0.0, 0.0, norm, items
-            for g in optimizer.param_groups:
-                g["lr"] = lr * g.get("scale", 1.0)  # optim.bias_scale
-            self.scaler.step(optimizer)
-            self.scaler.update()
-            result = (mean, float(both[1]), norm)
+                self._skip(optimizer, group, mean, norm)
+                return Stepped(math.nan, 0.0, norm, items)
+            self._apply(optimizer, lr)
         self.nonfinite = 0
         if self.config.ema:
-            decay = min(self.config.ema, (1 + self.step) / (10 + self.step))  # young averages follow faster
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-            for kept, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
-                kept.copy_(new)
-        return *result, items
+            self._follow()
+        return Stepped(mean, count, norm, items)
 
-    def _skip(self, group: list[tuple[int, Any]], mean: float, norm: float) -> None:
-        """Leave the weights as they are after a loss or gradient that is no number; keep what replays it."""
+    def _accumulate(self, name: str, optimizer: Any, group: list[tuple[int, Any]]) -> tuple[float, float]:
+        """Add up the gradients of the batches' summed losses; the sum of losses and of counts over all processes."""
+        device = self.world.device
+        total, count = torch.zeros((), device=device), torch.zeros((), device=device)
+        optimizer.zero_grad(set_to_none=True)
+        for place, batch in group:
+            if self.world.size > 1:
+                self.losses.require_backward_grad_sync = batch is group[-1][1]  # exchange gradients once per step
+            # The seed belongs to the place in the step, so that dropout is the same whichever process computes it.
+            torch.manual_seed(hash((self.config.seed, self.step, place)) % 2**63)
+            try:
+                with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+                    loss, number = self.losses(batch, name)
+                self.scaler.scale(loss).backward()
+            except torch.OutOfMemoryError:
+                raise UserError(f"out of GPU memory at step {self.step} on a batch of {shape_of(batch)}: lower "
+                                "the batch (data.batch_size, or data.max_duration and data.max_seconds of speech), "
+                                "and raise train.accum in turn") from None
+            total, count = total + loss.detach(), count + number
+        both = self.world.sum(torch.stack([total, count]).double())
+        return float(both[0]), float(both[1])
+
+    def _average_and_clip(self, optimizer: Any, count: float) -> float:
+        """Make the gradients those of the mean loss, and no longer than ``optim.clip``; their norm before clipping."""
+        parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        self.scaler.unscale_(optimizer)
+        # DDP has averaged sums over the processes: make it the mean over everything that was counted.
+        torch._foreach_mul_([p.grad for p in parameters], self.world.size / max(count, 1e-8))
+        return float(nn.utils.clip_grad_norm_(parameters, self.optim.clip or math.inf))
+
+    def _apply(self, optimizer: Any, lr: float) -> None:
+        """Change the weights along the gradients, at the learning rate ``lr``."""
+        for g in optimizer.param_groups:
+            g["lr"] = lr * g.get("scale", 1.0)  # optim.bias_scale
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def _follow(self) -> None:
+        """Move the average of the weights a little towards the weights."""
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))  # a young average follows faster
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        for kept, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(new)
+
+    def _skip(self, optimizer: Any, group: list[tuple[int, Any]], mean: float, norm: float) -> None:
+        """Leave the weights as they are after a loss or gradient that is not finite, and save what replays it."""
+        if self.scaler.is_enabled():  # fp16 overflows now and then by design: the scaler lowers its scale
+            self.scaler.step(optimizer)
+            self.scaler.update()
         self.nonfinite += 1
         where = self.exp / "replay" / f"step-{self.step}-rank-{self.world.rank}.pt"
         if self.nonfinite <= 2:  # the first ones explain it; twenty would only fill the disk
@@ -370,11 +370,23 @@ class Trainer:
         self.signal = number
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on ``device``."""
-    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+def no_sums() -> dict[str, float]:
+    """The sum of losses and of counts before any step."""
+    return {"loss": 0.0, "count": 0.0}
 
 
-def shape_of(batch: dict[str, Any]) -> str:
-    """The shapes of a batch's tensors, for a message."""
-    return ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items() if isinstance(v, torch.Tensor) and v.ndim > 1)
+def add_loss(sums: dict[str, float], step: Stepped) -> None:
+    """Add a step's loss and count to ``sums``; a skipped step has none."""
+    if not math.isnan(step.loss):
+        sums["loss"] += step.loss * step.count
+        sums["count"] += step.count
+
+
+def mean_loss(sums: dict[str, float]) -> float:
+    """The mean loss; NaN where nothing was counted, since all steps were skipped."""
+    return sums["loss"] / max(sums["count"], 1) if sums["count"] else math.nan
+
+
+def shown(loss: float, digits: int) -> str:
+    """A loss for people to read."""
+    return "skipped" if math.isnan(loss) else f"{loss:.{digits}f}"

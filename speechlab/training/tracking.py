@@ -125,8 +125,14 @@ class Tracker:
             self.board = SummaryWriter(str(exp / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and every number on TensorBoard and wandb."""
-        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        """Write one line to metrics.jsonl, and every number to TensorBoard and wandb.
+
+        A number that is not finite (the loss of skipped steps) is null in metrics.jsonl, since JSON has no NaN, and is
+        drawn nowhere.
+        """
+        values = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for name, value in values.items()}
+        self.file.write(json.dumps({"kind": kind, "step": step, **values}, allow_nan=False) + "\n")
         self.file.flush()
         numbers = {f"{kind}/{name}": value for name, value in values.items()
                    if isinstance(value, (int, float)) and name != "epoch"}

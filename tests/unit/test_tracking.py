@@ -50,6 +50,19 @@ def test_scalars_of_a_run_that_was_cut_are_written_once(tmp_path):
     assert "step/epoch" not in board.Tags()["scalars"] and "step/note" not in board.Tags()["scalars"]
 
 
+def test_numbers_that_are_not_finite_are_null_and_not_drawn(tmp_path):
+    tracker = Tracker(tmp_path)
+    tracker.write("step", 1, {"loss": float("nan"), "grad_norm": float("inf"), "lr": 0.1})
+    tracker.write("step", 2, {"loss": 0.5, "grad_norm": -np.inf, "lr": 0.1})
+    tracker.close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [
+        '{"kind": "step", "step": 1, "loss": null, "grad_norm": null, "lr": 0.1}',
+        '{"kind": "step", "step": 2, "loss": 0.5, "grad_norm": null, "lr": 0.1}']
+    board = events(tmp_path)
+    assert [(e.step, e.value) for e in board.Scalars("step/loss")] == [(2, 0.5)]
+    assert "step/grad_norm" not in board.Tags()["scalars"]
+
+
 def test_histograms_count_every_number(tmp_path, model):
     with torch.no_grad():
         model[0].bias.fill_(0.5)  # all alike

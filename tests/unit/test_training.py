@@ -33,8 +33,8 @@ TOY = textwrap.dedent("""
     from speechlab.training.optim import OptimConfig
     from speechlab.training.tracking import start_log
 
-    DROPOUT, EPOCHS, ACCUM, BAD, SLOW = (float(os.environ.get(n, d)) for n, d in (
-        ("DROPOUT", 0.3), ("EPOCHS", 4), ("ACCUM", 1), ("BAD", -1), ("SLOW", 0)))
+    DROPOUT, EPOCHS, ACCUM, BAD, GOOD, SLOW, LOG = (float(os.environ.get(n, d)) for n, d in (
+        ("DROPOUT", 0.3), ("EPOCHS", 4), ("ACCUM", 1), ("BAD", -1), ("GOOD", "inf"), ("SLOW", 0), ("LOG", 1)))
 
     class Toy:
         metric = "loss"
@@ -59,7 +59,7 @@ TOY = textwrap.dedent("""
         g = torch.Generator().manual_seed(i)
         n = 3 + i % 5
         x = torch.randn(n, 8, generator=g)
-        y = x.sum(1) * (float("nan") if BAD >= 0 and i >= BAD else 1)
+        y = x.sum(1) * (float("nan") if BAD >= 0 and BAD <= i < GOOD else 1)
         return {"x": x, "y": y, "ids": list(range(n))}
 
     class Loader:
@@ -79,8 +79,8 @@ TOY = textwrap.dedent("""
         seed_everything(3)
         if world.first:
             start_log(exp)
-        config = TrainConfig(epochs=int(EPOCHS), accum=int(ACCUM), log_steps=1, save_minutes=0.0, amp="off", ema=0.9,
-                             average=2, keep=3, tensorboard=False)
+        config = TrainConfig(epochs=int(EPOCHS), accum=int(ACCUM), log_steps=int(LOG), save_minutes=0.0, amp="off",
+                             ema=0.9, average=2, keep=3, tensorboard=False)
         optim = OptimConfig(lr=1e-2, warmup=5)
         places = range(world.rank, int(ACCUM), world.size)
         status = cli(lambda argv: Trainer(Toy(), Loader(places), config, optim, exp, world, {"env": {}}).run())()
@@ -192,6 +192,38 @@ def test_non_finite_losses_are_skipped_kept_for_replay_and_end_the_run(toy, tmp_
     assert 1 <= len(replay) <= 2
     state = checkpoint.load(replay[0])
     assert state["batches"][0]["y"].isnan().any() and not any(v.isnan().any() for v in state["model"].values())
+
+
+def refuse(constant):
+    raise ValueError(f"{constant} is no JSON")
+
+
+def test_a_skipped_step_has_no_loss(toy, tmp_path):
+    """Batches 2 to 7 of the first epoch (steps 3 to 8) and the whole second epoch have no finite loss."""
+    status, output = toy(tmp_path / "all", EPOCHS=1, BAD=2, GOOD=8)
+    assert status == 0
+    each = losses(tmp_path / "all")
+    assert [step for step, (loss, _) in each.items() if loss is None] == [3, 4, 5, 6, 7, 8]
+    assert all(norm is None for loss, norm in each.values() if loss is None)
+    assert "step 3 (3/12): loss skipped, lr" in output and "loss 0.0000" not in output
+    # The epoch's loss is the mean over the items of the steps that were not skipped: a batch i has 3 + i % 5 items.
+    sizes = {step: 3 + (step - 1) % 5 for step, (loss, _) in each.items() if loss is not None}
+    wanted = sum(each[step][0] * size for step, size in sizes.items()) / sum(sizes.values())
+    assert epoch_losses(tmp_path / "all") == {1: pytest.approx(wanted, rel=1e-12)}
+
+    status, output = toy(tmp_path / "some", EPOCHS=1, BAD=2, GOOD=8, LOG=4)
+    some = losses(tmp_path / "some")
+    assert status == 0 and list(some) == [1, 4, 8, 12]
+    assert some[4][0] == pytest.approx(each[2][0], rel=1e-12)  # of steps 2 to 4, only step 2 counts
+    assert some[8] == (None, None) and some[12][0] is not None
+    assert epoch_losses(tmp_path / "some") == epoch_losses(tmp_path / "all")
+
+    status, output = toy(tmp_path / "epoch", EPOCHS=3, BAD=100, GOOD=112)
+    assert status == 0
+    found = epoch_losses(tmp_path / "epoch")
+    assert found[2] is None and found[1] > 0 and found[3] > 0
+    for line in (tmp_path / "epoch" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)  # Python alone reads NaN
 
 
 def test_damaged_checkpoints(toy, tmp_path):
