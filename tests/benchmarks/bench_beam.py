@@ -43,7 +43,7 @@ def heard(checkpoint_path: Path, data: Path, sets: str) -> tuple[list[str], Batc
     """Units, posteriors of a trained model on test sets, and the training text as units."""
     from lhotse import CutSet
 
-    from speechlab.tasks.recogniser import Recogniser
+    from speechlab.tasks.asr.recogniser import Recogniser
     from speechlab.training import checkpoint
 
     recogniser = Recogniser(checkpoint.load(checkpoint_path), torch.device("cpu"))

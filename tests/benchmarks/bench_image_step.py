@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from speechlab.config import load
 from speechlab.data.images import ImageLoader, Pack, augment, to_float
-from speechlab.tasks.image import Config, build_model, judge
+from speechlab.tasks import load_config as load
+from speechlab.tasks.image.config import Config
+from speechlab.tasks.image.train import build_model, judge
 from speechlab.training.loop import amp_dtype
 from speechlab.training.optim import build_optimizer
 

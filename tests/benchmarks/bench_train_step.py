@@ -97,11 +97,11 @@ def made_batch(size: int, seconds: float, vocab: int) -> dict[str, Tensor]:
 
 
 def learn(models: dict[str, Callable[[int], tuple[nn.Module, torch.dtype | None]]], data: Path, steps: int) -> None:
-    from speechlab.config import load
-    from speechlab.tasks.asr import AsrTask
+    from speechlab.tasks import load_config as load
+    from speechlab.tasks.asr.train import AsrTraining
 
     config = load(data.parents[1] / "conf" / "conformer.yaml")
-    task = AsrTask(config, data, torch.device("cpu"))
+    task = AsrTraining(config, data, torch.device("cpu"))
     loader = task.loader()
     for name, build in models.items():
         torch.manual_seed(0)

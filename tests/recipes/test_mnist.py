@@ -150,7 +150,7 @@ def test_a_folder_of_ones_own(trained, tmp_path):
 
 def test_all_configs_and_sweeps_are_valid(lab):
     """Every key of every sweep is one of its config's."""
-    from speechlab.config import load
+    from speechlab.tasks import load_config as load
 
     for task in ("mnist", "cifar10"):
         folder = lab.root / "egs" / task

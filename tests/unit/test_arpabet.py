@@ -7,7 +7,7 @@ import pytest
 from speechlab.data import arpabet
 from speechlab.data.tokens import SPLIT, Tokenizer
 from speechlab.errors import UserError
-from speechlab.tasks.asr import parts_of
+from speechlab.tasks.asr.train import parts_of
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from speechlab import config
+from speechlab import config, tasks
 from speechlab.errors import UserError
 
 BASE = {"task": "asr", "model": {"class": "speechlab.models.asr:Conformer", "d": 64, "heads": 2}}
@@ -24,10 +24,10 @@ def write(tmp_path):
 
 
 def test_command_line_over_yaml_over_defaults(write):
-    found = config.load(write(train={"epochs": 3}, optim={"lr": "1e-3"}), ["train.epochs=7", "data.augment=null"])
+    found = tasks.load_config(write(train={"epochs": 3}, optim={"lr": "1e-3"}), ["train.epochs=7", "data.augment=null"])
     assert found.train.epochs == 7 and found.optim.lr == 1e-3
     assert found.data.augment is None
-    assert config.load(write(), ["train.amp=off"]).train.amp == "off"
+    assert tasks.load_config(write(), ["train.amp=off"]).train.amp == "off"
     assert found.train.seed == type(found.train)().seed
     assert found.model.args == {"d": 64, "heads": 2}
 
@@ -52,7 +52,7 @@ def test_command_line_over_yaml_over_defaults(write):
 ])
 def test_a_mistake_is_one_line(write, sections, sets, words):
     with pytest.raises(UserError) as error:
-        config.load(write(**sections), sets)
+        tasks.load_config(write(**sections), sets)
     assert error.value.status == 2
     text = str(error.value)
     assert "\n" not in text
@@ -65,18 +65,18 @@ def test_files_that_are_no_config(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1", encoding="utf-8")
     for name, word in (("bad.yaml", "not plain YAML"), ("list.yaml", "task"), ("none.yaml", "no config")):
         with pytest.raises(UserError, match=word):
-            config.load(tmp_path / name)
+            tasks.load_config(tmp_path / name)
 
 
 def test_yaml_cannot_construct_objects(tmp_path):
     (tmp_path / "evil.yaml").write_text("task: !!python/object/apply:os.getcwd []", encoding="utf-8")
     with pytest.raises(UserError, match="not plain YAML"):
-        config.load(tmp_path / "evil.yaml")
+        tasks.load_config(tmp_path / "evil.yaml")
 
 
 def test_resolved_config_reads_back_to_itself(write):
-    found = config.load(write(optim={"betas": [0.9, 0.95]}))
-    again = config.from_dict(yaml.safe_load(config.dump(found)))
+    found = tasks.load_config(write(optim={"betas": [0.9, 0.95]}))
+    again = tasks.from_dict(yaml.safe_load(config.dump(found)))
     assert again == found
 
 
@@ -87,7 +87,7 @@ def test_a_network_of_the_recipes_own(tmp_path, monkeypatch):
         "        super().__init__()\n        self.output_size = width\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text("task: asr\nmodel: {class: 'local.model:Net', width: 5}\n", encoding="utf-8")
-    found = config.load("c.yaml")
+    found = tasks.load_config("c.yaml")
     assert found.model.build(input_size=80).output_size == 5
     for name in [n for n in sys.modules if n.split(".")[0] == "local"]:
         del sys.modules[name]
@@ -95,7 +95,7 @@ def test_a_network_of_the_recipes_own(tmp_path, monkeypatch):
 
 def test_json_names_change_with_what_they_stand_for(write):
     def names(*sets):
-        command = [sys.executable, "-m", "speechlab.config", str(write()), "--json"]
+        command = [sys.executable, "-m", "speechlab.tasks", str(write()), "--json"]
         for text in sets:
             command += ["--set", text]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["names"]

@@ -14,13 +14,15 @@ from image_helper import CLASSES, make_pack, pictures
 from torch import nn
 
 from speechlab import decode
-from speechlab.config import dump, from_dict, override
+from speechlab.config import dump, override
 from speechlab.data.augment import seed_everything
 from speechlab.data.images import write_pack
 from speechlab.errors import UserError
-from speechlab.tasks import layers
-from speechlab.tasks.classifier import Classifier
-from speechlab.tasks.image import ImageTask, LossConfig, judge
+from speechlab.tasks import from_dict
+from speechlab.tasks.image import layers
+from speechlab.tasks.image.classifier import Classifier
+from speechlab.tasks.image.config import LossConfig
+from speechlab.tasks.image.train import ImageTraining, judge
 from speechlab.training import checkpoint
 from speechlab.training.distributed import World
 from speechlab.training.loop import REQUEUE, Trainer
@@ -47,7 +49,7 @@ def train(pack_folder, exp, stop_at=0, **sections):
     conf = config(**sections)
     exp.mkdir(parents=True, exist_ok=True)
     seed_everything(1)
-    task = ImageTask(conf, pack_folder, CPU)
+    task = ImageTraining(conf, pack_folder, CPU)
     loader = task.loader(accum=conf.train.accum)
     trainer = Trainer(task, loader, conf.train, conf.optim, exp, World(0, 1, CPU), {"env": {}})
     original, calls = task.loss, []
@@ -145,7 +147,7 @@ def test_without_a_dev_split_the_last_epoch_counts(tmp_path):
 def test_calibration_measures_batchnorm_for_these_weights(pack):
     conf = config(data={"batch_size": 64, "calibrate": 256, "augment": {}})
     seed_everything(0)
-    task = ImageTask(conf, pack, CPU)
+    task = ImageTraining(conf, pack, CPU)
     task.model.eval()
     with torch.no_grad():
         task._calibrate(task.model)
@@ -159,7 +161,7 @@ def test_calibration_measures_batchnorm_for_these_weights(pack):
 
 def test_the_whitening_layer_is_measured_on_the_pack(pack):
     seed_everything(0)
-    task = ImageTask(from_dict({"task": "image", "data": {"whiten": 100},
+    task = ImageTraining(from_dict({"task": "image", "data": {"whiten": 100},
                                 "model": {"class": "speechlab.models.images:FastNet", "widths": [4, 4]}}), pack, CPU)
     before = task.model.whiten.weight.clone()
     images, _ = task.pack.split("train")
@@ -179,7 +181,7 @@ def test_dead_units_and_answers():
 
 
 def test_gradient_norms_by_hand(pack):
-    task = ImageTask(config(), pack, CPU)
+    task = ImageTraining(config(), pack, CPU)
     batch = next(iter(task.valid.batches()))
     task.model(task.floats(batch["x"])).square().mean().backward()
     found = task.watch()
@@ -190,7 +192,7 @@ def test_gradient_norms_by_hand(pack):
 
 def test_pictures_of_a_convolutional_net_and_of_an_mlp(pack):
     for model, rows in (("CNN", 4), ("MLP", 5)):  # an MLP's first row is its weights
-        task = ImageTask(from_dict({"task": "image", "model": {"class": f"speechlab.models.images:{model}"}}), pack,
+        task = ImageTraining(from_dict({"task": "image", "model": {"class": f"speechlab.models.images:{model}"}}), pack,
                          CPU)
         x = task.floats(next(iter(task.valid.batches()))["x"][:4])
         with layers.answers(task.model) as kept, torch.no_grad():
@@ -276,7 +278,7 @@ def test_another_pack_is_refused(trained, tmp_path, capsys):
 ])
 def test_a_model_that_does_not_fit_the_images(pack, sections, says):
     with pytest.raises(UserError, match=says):
-        ImageTask(from_dict({"task": "image", **sections}), pack, CPU)
+        ImageTraining(from_dict({"task": "image", **sections}), pack, CPU)
 
 
 @pytest.mark.parametrize(("section", "values", "says"), [

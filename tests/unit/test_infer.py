@@ -15,11 +15,12 @@ import soundfile
 import soxr
 import torch
 
-from speechlab import config, infer
+from speechlab import config, infer, tasks
 from speechlab.data.tokens import Tokenizer
-from speechlab.tasks import long_audio
-from speechlab.tasks.asr import build_model
-from speechlab.tasks.long_audio import Token, Transcript, examine, join, pieces, quietest
+from speechlab.tasks.asr import infer as hearing
+from speechlab.tasks.asr import long_audio
+from speechlab.tasks.asr.long_audio import Token, Transcript, examine, join, pieces, quietest
+from speechlab.tasks.asr.train import build_model
 from speechlab.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ def recipe(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(root), *sys.path])
         for name, share in (("ctc", 1.0), ("joint", 0.5), ("attention", 0.0)):
-            made = config.from_dict({
+            made = tasks.from_dict({
                 "task": "asr", "model": {"class": "local.model:Tones"}, "features": {"normalise": "none"},
                 "loss": {"ctc": share}, "decode": {"beam": 2, "nbest": 2},
                 **({"decoder": {"layers": 1, "heads": 2, "hidden": 16}} if share < 1 else {})})
@@ -141,7 +142,7 @@ def test_text_times_and_confidences(run, tmp_path):
 def test_a_confidence_is_the_mean_posterior_over_the_tokens_frames(run, recipe, tmp_path):
     wav = write(tmp_path / "a.wav", sound("三一"))
     (found,) = objects(run, "ctc", wav)
-    recogniser = infer.load(recipe / "exp" / "ctc", None, torch.device("cpu"))
+    recogniser = tasks.load(recipe / "exp" / "ctc")
     x = long_audio.features(soundfile.read(wav)[0], RATE, recogniser.contract)
     posterior = recogniser.encode({"x": x[None], "x_lens": torch.tensor([len(x)])}).log_probs[0].exp()
     for token in found["tokens"]:
@@ -160,8 +161,8 @@ def test_every_method_gives_times(run, recipe, tmp_path):
         assert found["text"] == base["text"] == "三一四一五", more
         assert [t["start"] for t in found["tokens"]] == pytest.approx([t["start"] for t in base["tokens"]], abs=0.05)
         assert found["confidence"] == pytest.approx(base["confidence"], abs=0.05)
-    load = lambda exp: infer.load(recipe / "exp" / exp, None, torch.device("cpu"))  # noqa: E731
-    assert [infer.default_method(load(exp)) for exp in ("ctc", "joint", "attention")] == [
+    load = lambda exp: tasks.load(recipe / "exp" / exp)  # noqa: E731
+    assert [hearing.default_method(load(exp)) for exp in ("ctc", "joint", "attention")] == [
         "ctc_greedy", "joint", "attention"]
     (found,) = objects(run, "joint", wav, "--method", "attention")  # a decoder that learnt nothing: still times
     assert all(0 <= t["start"] <= t["end"] <= found["seconds"] + 1e-3 for t in found["tokens"])
@@ -189,7 +190,7 @@ def test_a_model_without_ctc_has_no_times_but_bounds_and_confidences(run, recipe
     assert "".join(s["text"] for s in found["segments"]) == found["text"]
     # The confidence is the decoder's probability of each token after those before it.
     (found,) = objects(run, "attention", write(tmp_path / "b.wav", sound("三一")))
-    recogniser = infer.load(recipe / "exp" / "attention", None, torch.device("cpu"))
+    recogniser = tasks.load(recipe / "exp" / "attention")
     x = long_audio.features(soundfile.read(tmp_path / "b.wav")[0], RATE, recogniser.contract)
     heard = recogniser.encode({"x": x[None], "x_lens": torch.tensor([len(x)])})
     tokens = [recogniser.tokenizer.units.index(t["token"]) for t in found["tokens"]]
@@ -217,7 +218,7 @@ def test_samples_at_an_odd_rate_take_no_gigabytes(monkeypatch):
     def never(*_):
         raise AssertionError("torchaudio's table for 44,101 Hz is larger than a machine's memory")
     monkeypatch.setattr("lhotse.augmentation.torchaudio.get_or_create_resampler", never)
-    contract = config.from_dict({"task": "asr", "model": {"class": "speechlab.models.asr:Conformer"}}).features
+    contract = tasks.from_dict({"task": "asr", "model": {"class": "speechlab.models.asr:Conformer"}}).features
     assert len(long_audio.features(sound("三", rate=44101), 44101, contract)) == pytest.approx(32, abs=1)
 
 
@@ -225,8 +226,8 @@ def test_features_are_those_of_decoding(tmp_path):
     """The same numbers, to the bit, as decoding reads from a manifest."""
     from lhotse import Recording
 
-    from speechlab.tasks.asr import FeatureReader
-    contract = config.from_dict({"task": "asr", "model": {"class": "speechlab.models.asr:Conformer"}}).features
+    from speechlab.data.speech import FeatureReader
+    contract = tasks.from_dict({"task": "asr", "model": {"class": "speechlab.models.asr:Conformer"}}).features
     for name, rate, channels in (("a.wav", RATE, 1), ("b.flac", 44100, 2)):
         wav = write(tmp_path / name, np.stack([sound("三一四", rate=rate, seed=i) for i in range(channels)], 1), rate)
         cut = Recording.from_file(wav).to_cut()
@@ -516,12 +517,12 @@ def test_words_are_not_split_and_pieces_are_joined_by_a_space():
     ids = tokenizer.encode("ab b我们")
     at = [0, 2, 4, 5, 7, 9]  # pauses everywhere
     found = Transcript(Path("x"), tokens=[Token(i, 0.5, t, t + 0.1) for i, t in zip(ids, at)])
-    assert [s["text"] for s in infer.record(found, tokenizer)["segments"]] == ["ab", "b", "我", "们"]
+    assert [s["text"] for s in hearing.record(found, tokenizer)["segments"]] == ["ab", "b", "我", "们"]
     close = [Token(4, 0.5, 0.0, 0.2), Token(2, 0.5, 0.3, 0.4), Token(4, 0.5, 0.95, 1.0)]
-    assert len(infer.split(close, tokenizer.units)) == 1  # 0.75 s without a word: the space is none
+    assert len(hearing.split(close, tokenizer.units)) == 1  # 0.75 s without a word: the space is none
     for parts, text in ((("ab", "b我", "们a", "b"), "ab b我们a b"), (("", "a", ""), "a"), ((), "")):
         found = Transcript(Path("x"), parts=[(0, 1, [Token(i, 0.5) for i in tokenizer.encode(p)]) for p in parts])
-        assert infer.record(found, tokenizer)["text"] == text
+        assert hearing.record(found, tokenizer)["text"] == text
 
 
 def test_examine_a_file_of_unknown_kind(tmp_path):

@@ -7,12 +7,12 @@ import pytest
 from lhotse import CutSet
 
 from speechlab.corpora.cuts import utterance
-from speechlab.data import lm as stage
 from speechlab.data.lm import LMConfig, estimate
 from speechlab.data.tokens import Tokenizer
 from speechlab.decoding.arpa import load
 from speechlab.errors import UserError
 from speechlab.files import write_json
+from speechlab.tasks.asr import ngram as stage
 
 TRAIN = ["你好", "你好吗", "我很好", "你好", "谢谢你", "很好"]
 
@@ -30,7 +30,7 @@ def data(tmp_path):
 
 
 def run(monkeypatch, folder, config: LMConfig = LMConfig(), **change) -> int:
-    monkeypatch.setattr("speechlab.config.load", lambda path, sets: types.SimpleNamespace(lm=config))
+    monkeypatch.setattr("speechlab.tasks.asr.ngram.load_config", lambda path, sets: types.SimpleNamespace(lm=config))
     args = {"data": folder, "tokens": folder / "char", "to": folder / "lm"} | change
     return stage.main(["c.yaml", *(text for name, path in args.items() for text in (f"--{name}", str(path)))])
 

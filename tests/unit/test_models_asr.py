@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from speechlab.config import Component, from_dict, load
+from speechlab.config import Component
 from speechlab.data.tokens import Tokenizer
 from speechlab.decoding import ctc
 from speechlab.decoding.attention import beam_search
@@ -16,7 +16,9 @@ from speechlab.models.asr import AsrModel, Transformer
 from speechlab.models.decoder import Decoder
 from speechlab.models.espnet import ESPnetEncoder, adapt
 from speechlab.models.layers import padding_mask
-from speechlab.tasks.asr import attention_loss, build_model, collapse_loss, shifted
+from speechlab.tasks import from_dict
+from speechlab.tasks import load_config as load
+from speechlab.tasks.asr.train import attention_loss, build_model, collapse_loss, shifted
 
 CONF = Path(__file__).resolve().parents[2] / "egs" / "aishell_asr" / "conf"
 SMALL = {"d": 48, "heads": 2, "layers": 2, "dropout": 0.0}
@@ -36,7 +38,7 @@ def small(name):
     args = {k: v for k, v in {**config.model.args, **MODELS[name]}.items() if k not in ("hidden", "halve_after")}
     decoder = dataclasses.replace(config.decoder, hidden=96, dropout=0.0) if config.decoder.layers else config.decoder
     return dataclasses.replace(
-        config, model=Component(config.model.path, args), decoder=decoder,
+        config, model=Component(config.model.path, args, config.model.target), decoder=decoder,
         loss=dataclasses.replace(config.loss, layer=1),
         tokens=dataclasses.replace(config.tokens, auxiliary="", factored=False))
 
@@ -198,7 +200,7 @@ def test_a_model_without_ctc_says_so():
 
 def test_espnet_encoders_come_with_an_adapter():
     pytest.importorskip("espnet2", reason="ESPnet is not installed: tools/setup.sh --espnet")
-    encoder = Component(load(CONF / "e_branchformer.yaml").model.path, small("e_branchformer").model.args)
+    encoder = dataclasses.replace(load(CONF / "e_branchformer.yaml").model, args=small("e_branchformer").model.args)
     adapted = adapt(encoder.build(input_size=80))
     assert isinstance(adapted, ESPnetEncoder) and adapted.output_size == 48
     y, out = adapted.train()(torch.randn(2, 40, 80), torch.tensor([40, 3]))

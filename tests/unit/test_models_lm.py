@@ -7,12 +7,14 @@ import pytest
 import torch
 from lhotse import CutSet, MonoCut, SupervisionSegment
 
-from speechlab import train
-from speechlab.config import Component, load
+from speechlab import tasks, train
+from speechlab.config import Component
 from speechlab.data.tokens import Tokenizer, TokensConfig
 from speechlab.errors import UserError
 from speechlab.models.lm import TransformerLM
-from speechlab.tasks.lm import PADDING, Config, LmTask, TextConfig, TextLoader, cross_entropy, load_lm
+from speechlab.tasks import load_config as load
+from speechlab.tasks.lm.config import Config, TextConfig
+from speechlab.tasks.lm.train import PADDING, LmTraining, TextLoader, cross_entropy
 from speechlab.training.loop import TrainConfig
 
 
@@ -151,9 +153,10 @@ def test_training_by_the_command_line_and_loading(corpus, tmp_path, capsys):
     assert len(reached) == 6 and reached[-1] < 3.5 < reached[0]  # a sixth of the letters, and an unknown one, are free
     assert "| answer |" in (exp / "samples.md").read_text()
 
-    model, units = load_lm(exp, torch.device("cpu"))
-    assert units == Tokenizer.load(corpus / TokensConfig().name()).units and not model.training
-    task = LmTask(load(tmp_path / "lm.yaml"), corpus, torch.device("cpu"))
+    found = tasks.load(exp)
+    model = found.network
+    assert found.units == Tokenizer.load(corpus / TokensConfig().name()).units and not model.training
+    task = LmTraining(load(tmp_path / "lm.yaml"), corpus, torch.device("cpu"))
     with torch.no_grad():
         found = task.evaluate(model)
     assert found.metrics["perplexity"] == pytest.approx(reached[-1], rel=1e-4)
@@ -162,15 +165,15 @@ def test_training_by_the_command_line_and_loading(corpus, tmp_path, capsys):
 
 
 def test_what_is_missing_or_wrong_is_one_line(corpus, tmp_path):
-    model = Component("speechlab.models.lm:TransformerLM", {"d": 10, "heads": 4})
+    model = Component("speechlab.models.lm:TransformerLM", {"d": 10, "heads": 4}, TransformerLM)
     with pytest.raises(UserError, match="model: d = 10"):
-        LmTask(Config("lm", model, train=TrainConfig()), corpus, torch.device("cpu"))
-    model = Component("speechlab.models.lm:TransformerLM", {"d": 8, "heads": 2})
-    task = LmTask(Config("lm", model, data=TextConfig(tokens=9, max_length=5)), corpus, torch.device("cpu"))
+        LmTraining(Config("lm", model, train=TrainConfig()), corpus, torch.device("cpu"))
+    model = Component("speechlab.models.lm:TransformerLM", {"d": 8, "heads": 2}, TransformerLM)
+    task = LmTraining(Config("lm", model, data=TextConfig(tokens=9, max_length=5)), corpus, torch.device("cpu"))
     with pytest.raises(UserError, match="max_length = 5"):
         task.loader()
-    with pytest.raises(UserError, match="train a language model first"):
-        load_lm(tmp_path / "nowhere", torch.device("cpu"))
+    with pytest.raises(UserError, match="no experiment or checkpoint"):
+        tasks.load(tmp_path / "nowhere")
     for options in ({"tokens": 20, "max_length": 20}, {"unknown": 1.0}):
         with pytest.raises(ValueError):
             TextConfig(**options)

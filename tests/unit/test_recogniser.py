@@ -5,17 +5,18 @@ import math
 import pytest
 import torch
 
-from speechlab.config import from_dict, to_dict
+from speechlab.config import to_dict
 from speechlab.data.tokens import Tokenizer
 from speechlab.decoding.arpa import ArpaLM
 from speechlab.decoding.ngram import NGram
 from speechlab.errors import UserError
 from speechlab.files import write_json
-from speechlab.tasks.asr import build_model
-from speechlab.tasks.lm import Config as LMNetConfig
-from speechlab.tasks.lm import build_lm
-from speechlab.tasks.recogniser import METHODS, Recogniser
-from speechlab.tasks.search import Search
+from speechlab.tasks import from_dict
+from speechlab.tasks.asr.recogniser import METHODS, Recogniser
+from speechlab.tasks.asr.search import Search
+from speechlab.tasks.asr.train import build_model
+from speechlab.tasks.lm.config import Config as LMNetConfig
+from speechlab.tasks.lm.train import build_lm
 from speechlab.training import checkpoint
 
 UNITS = ["<blank>", "<unk>", *"你好吗我很"]

@@ -132,7 +132,7 @@ def test_the_stage(tmp_path, capsys):
     from lhotse import CutSet
 
     from speechlab.corpora.cuts import utterance
-    from speechlab.data.tokens import main
+    from speechlab.tasks.asr.tokens import main
 
     def stage(texts):
         for split, lines in texts.items():

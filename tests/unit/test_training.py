@@ -27,6 +27,7 @@ TOY = textwrap.dedent("""
     from torch import nn
     from speechlab.data.augment import seed_everything
     from speechlab.errors import cli
+    from speechlab.scoring.metric import METRICS
     from speechlab.training import distributed
     from speechlab.training.interface import Evaluation, Loss
     from speechlab.training.loop import TrainConfig, Trainer
@@ -37,7 +38,7 @@ TOY = textwrap.dedent("""
         ("DROPOUT", 0.3), ("EPOCHS", 4), ("ACCUM", 1), ("BAD", -1), ("GOOD", "inf"), ("SLOW", 0), ("LOG", 1)))
 
     class Toy:
-        metric = "loss"
+        metric = METRICS["loss"]
         def __init__(self):
             self.model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Tanh(), nn.Dropout(DROPOUT),
                                        nn.Linear(16, 1))
