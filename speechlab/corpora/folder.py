@@ -119,37 +119,36 @@ def read_manifest(manifest: Path, need: Iterable[str] = ("text",)) -> list[Row]:
     return list(rows.values())
 
 
-def read_class_folders(folder: Path) -> list[Row]:
-    """A row for each audio file of ``folder/<label>/``, or of ``folder/{train,dev,test}/<label>/`` (then with split).
+def read_class_folders(folder: Path, suffixes: tuple[str, ...] = _SUFFIXES, what: str = "audio") -> list[Row]:
+    """Path and label of each file of ``folder/<label>/``, or of ``folder/{train,dev,test}/<label>/`` (then with split).
 
-    Files may lie deeper in a class's folder. The speakers are unknown.
+    Files may lie deeper in a class's folder. suffixes: of the files that count; ``what`` they are, for messages.
     """
     parts = _folders(folder)
-    by_split = {part: _split_name(part.name) for part in parts if _split_name(part.name) in ("train", "dev", "test")}
-    if parts and len(by_split) == len(parts) and "train" in by_split.values():
-        if empty := [part for part in parts if not _folders(part)]:
-            raise UserError(f"{empty[0]} has no folder for a class: put the audio into {empty[0]}/LABEL/, or write "
-                            f"{folder / MANIFEST} with the columns path, label, split")
-        return [{**row, "split": split} for part, split in by_split.items() for row in _class_rows(folder, part)]
-    rows = _class_rows(folder, folder)
-    if not rows:
-        raise UserError(f"{folder} has neither {MANIFEST} (with the columns path, label) nor a folder for each class")
-    return rows
+    if not parts:
+        raise UserError(f"{folder} has neither a folder for each class nor {MANIFEST} (with the columns path, label)")
+    by_split = {part: split_name(part.name) for part in parts if split_name(part.name) in ("train", "dev", "test")}
+    if "train" not in by_split.values() or len(by_split) < len(parts):
+        return _class_rows(folder, folder, suffixes, what)
+    return [{**row, "split": split} for part, split in by_split.items()
+            for row in _class_rows(folder, part, suffixes, what)]
 
 
-def _class_rows(folder: Path, part: Path) -> list[Row]:
+def _class_rows(folder: Path, part: Path, suffixes: tuple[str, ...], what: str) -> list[Row]:
     rows: list[Row] = []
     others = 0
     for of_class in _folders(part):
         files = [path for path in sorted(of_class.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-        audio = [path for path in files if path.suffix.lower() in _SUFFIXES]
-        if not audio:
-            raise UserError(f"the class folder {of_class} has no audio ({', '.join(_SUFFIXES[:4])}...): add some, or "
+        good = [path for path in files if path.suffix.lower() in suffixes]
+        if not good:
+            raise UserError(f"the class folder {of_class} has no {what} ({', '.join(suffixes[:4])}...): add some, or "
                             "remove the folder")
-        others += len(files) - len(audio)
-        rows += [{"path": path.relative_to(folder).as_posix(), "label": of_class.name} for path in audio]
+        others += len(files) - len(good)
+        rows += [{"path": path.relative_to(folder).as_posix(), "label": of_class.name} for path in good]
     if others:
-        print(f"note: {others} files under {part} are no audio by their names: left out", file=sys.stderr)
+        print(f"note: {others} files under {part} are no {what} by their names: left out", file=sys.stderr)
+    if not rows:
+        raise UserError(f"{part} has no folder for a class: put its {what} into {part}/LABEL/")
     return rows
 
 
@@ -157,7 +156,8 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
-def _split_name(name: str) -> str:
+def split_name(name: str) -> str:
+    """``Valid`` -> ``dev``: how a split is called here; an unknown name in lower case."""
     return _SPLIT_NAMES.get(name.lower(), name.lower())
 
 
@@ -242,7 +242,7 @@ def _split_random(rows: list[Row], manifest: Path, by_label: bool,
 
 
 def _split_column(rows: list[Row], manifest: Path, shared_speakers: bool, by_label: bool) -> dict[str, str]:
-    split = {row["path"]: _split_name(row["split"]) for row in rows}
+    split = {row["path"]: split_name(row["split"]) for row in rows}
     strange = sorted(row["split"] for row in rows if not re.fullmatch(r"train|dev|test(_\w+)?", split[row["path"]]))
     if strange:
         raise UserError(f"{manifest}: split {strange[0]!r} is none of train, dev, test, test_NAME: correct it")

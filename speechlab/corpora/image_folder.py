@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..files import write_text
 from ..progress import progress
 from .cuts import threaded
-from .folder import MANIFEST, Row, read_manifest, split_random
+from .folder import MANIFEST, Row, read_class_folders, read_manifest, split_name, split_random
 from .pictures import Made
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ ABOUT = "your own images: class folders, or manifest.tsv (path, label; optional 
 LICENSE = "yours"
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-_SPLITS = {"train": "train", "training": "train", "dev": "dev", "valid": "dev", "val": "dev", "validation": "dev",
-           "test": "test", "testing": "test", "eval": "test"}
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 
 
@@ -54,7 +52,7 @@ def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", size: 
     listed in ``out/bad_images.tsv``; past 1 % of a split (and five) that is an error.
     """
     folder = Path(folder)
-    rows = _manifest_rows(folder) if (folder / MANIFEST).exists() else _folder_rows(folder)
+    rows = _manifest_rows(folder) if (folder / MANIFEST).exists() else read_class_folders(folder, _SUFFIXES, "images")
     labels = {row["label"] for row in rows}
     classes = sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
     split = _split(rows, folder, split_by)
@@ -79,39 +77,6 @@ def _manifest_rows(folder: Path) -> list[Row]:
             for row in read_manifest(folder / MANIFEST, ["label"])]
 
 
-def _folder_rows(folder: Path) -> list[Row]:
-    """A row an image, with ``split`` where the folders under ``folder`` are train, test and so on."""
-    parts = _folders(folder)
-    if not parts:
-        raise UserError(f"{folder} has neither a folder for each class nor {MANIFEST}")
-    by_split = {part: _SPLITS[part.name.lower()] for part in parts if part.name.lower() in _SPLITS}
-    if "train" not in by_split.values() or len(by_split) < len(parts):
-        return _class_rows(folder, folder, {})
-    return [row for part, split in by_split.items() for row in _class_rows(folder, part, {"split": split})]
-
-
-def _class_rows(folder: Path, part: Path, split: dict[str, str]) -> list[Row]:
-    rows: list[Row] = []
-    others = 0
-    for of_class in _folders(part):
-        files = [p for p in sorted(of_class.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-        images = [p for p in files if p.suffix.lower() in _SUFFIXES]
-        others += len(files) - len(images)
-        if not images:
-            raise UserError(f"the class folder {of_class} has no images ({', '.join(_SUFFIXES[:4])}...): add some, "
-                            "or remove the folder")
-        rows += [{"path": p.relative_to(folder).as_posix(), "label": of_class.name, **split} for p in images]
-    if others:
-        print(f"note: {others} files under {part} are no images by their names: left out", file=sys.stderr)
-    if not rows:
-        raise UserError(f"{part} has no folder for a class")
-    return rows
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
-
-
 def _split(rows: list[Row], folder: Path, split_by: str) -> dict[str, str]:
     """Which split each path belongs to; every class has images in train."""
     published = "split" in rows[0]
@@ -121,7 +86,7 @@ def _split(rows: list[Row], folder: Path, split_by: str) -> dict[str, str]:
     if split_by == "random" or not published:
         split, parts = dict.fromkeys((row["path"] for row in rows), "train"), ("test", "dev")
     else:
-        split = {row["path"]: _SPLITS.get(row["split"].lower(), row["split"].lower()) for row in rows}
+        split = {row["path"]: split_name(row["split"]) for row in rows}
         strange = sorted({name for name in split.values() if not re.fullmatch(r"train|dev|test(_\w+)?", name)})
         if strange:
             raise UserError(f"{folder / MANIFEST}: split {strange[0]!r} is none of train, dev, test, test_NAME")

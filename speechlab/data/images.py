@@ -26,7 +26,7 @@ class ImageLoader:
     "flip": (B,) bool}``; ``flip`` says which images stand mirrored in this epoch where augmentation alternates.
 
     A step takes ``accum`` batches of ``batch_size`` images, whoever computes them: process r fills the places r,
-    r + world_size and so on (as data/asr.py's EpochLoader). What a step sees depends on seed, epoch and step alone.
+    r + world_size and so on (as data/speech.py's EpochLoader). What a step sees depends on seed, epoch and step alone.
     Training shuffles and leaves out what does not fill a step (``drop_last``; other images in each epoch); without
     ``drop_last``, and where a split is smaller than one step, the rest is shared out evenly. Judging takes all of them
     in order.

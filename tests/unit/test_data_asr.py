@@ -6,8 +6,9 @@ import torch
 from lhotse import CutSet
 
 from speechlab.corpora.cuts import utterance
-from speechlab.data.asr import CachedFeatures, DataConfig, EpochLoader, SpeechDataset
+from speechlab.data.asr import SpeechDataset
 from speechlab.data.augment import SpecAugment, item_rng, scale_frequency
+from speechlab.data.speech import CachedFeatures, DataConfig, EpochLoader
 from speechlab.data.tokens import Tokenizer
 
 

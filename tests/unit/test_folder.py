@@ -1,5 +1,6 @@
 """A corpus of one's own: how it is split, what is kept of it, and each way in which its manifest can be wrong."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -182,7 +183,7 @@ def test_the_way_on_the_command_line(tmp_path, capsys):
 
 def test_other_columns_may_be_what_a_recipe_needs(tmp_path):
     root = write(tmp_path, ("path", "label"), *((f"{i}.wav", "yes") for i in range(4)))
-    cuts = folder.prepare(root, tmp_path, need="label")
+    cuts = folder.prepare(root, tmp_path, carry=("label",))
     supervision = next(iter(cuts["train"])).supervisions[0]
     assert supervision.label == "yes" and supervision.text is None
     with pytest.raises(UserError, match="lacks the column text"):
@@ -200,3 +201,107 @@ def test_ids_stay_apart():
     ids = folder.name_rows([{"path": p} for p in ("a/b.wav", "a-b.wav", "a/b.flac", "c (1).wav", "/abs/d.wav")])
     assert len(set(ids.values())) == 5 and ids["c (1).wav"] == "c-1-" and ids["/abs/d.wav"] == "abs-d"
     assert not any(character in id for id in ids.values() for character in " /()")
+
+
+# --- labels, speakers, clean partners
+
+
+def carried_by(data, what):
+    from lhotse import CutSet
+
+    return {split: Counter(getattr(cut.supervisions[0], what) for cut in CutSet.from_file(data / f"{split}.jsonl.gz"))
+            for split in ("train", "dev", "test")}
+
+
+def test_labels_and_speakers_of_a_manifest(tmp_path, capsys):
+    rows = [(f"{s}{i}.wav", "yes" if i % 2 else "no", s, "good" if i else "") for s in "abcd" for i in range(4)]
+    root = write(tmp_path / "d", ("path", "label", "speaker", "room"), *rows)
+    command = ["folder", "--from", str(root), "--to", str(tmp_path / "data"), "--carry"]
+    assert prepare.main([*command, "label,speaker"]) == 0
+    assert "classes" in capsys.readouterr().out
+    found = carried_by(tmp_path / "data", "label")
+    assert sum(map(sum, (c.values() for c in found.values()))) == 16 and set(found["train"]) == {"yes", "no"}
+    speakers = carried_by(tmp_path / "data", "speaker")
+    assert len(set.union(*map(set, speakers.values()))) == sum(map(len, speakers.values())) == 4, "disjoint"
+    assert carried_by(tmp_path / "data", "text")["train"].keys() == {None}
+    assert prepare.main([*command, "label,speaker,mood"]) == 1
+    assert "lacks the column mood" in capsys.readouterr().err
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data")]) == 1
+    assert "lacks the column text" in capsys.readouterr().err
+    assert prepare.main([*command, "label,speaker,room"]) == 1
+    assert "lines have an empty room" in capsys.readouterr().err
+
+
+def test_clean_partners_of_a_manifest(tmp_path):
+    for i in range(4):
+        audio(tmp_path / f"d/clean/{i}.wav")
+    root = write(tmp_path / "d", ("path", "clean"), *((f"{i}.wav", f"clean/{i}.wav") for i in range(4)))
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data"), "--carry", "clean"]) == 0
+    found = carried_by(tmp_path / "data", "clean")
+    assert set.union(*map(set, found.values())) == {str(root / f"clean/{i}.wav") for i in range(4)}
+
+
+def class_folders(root, **counts):
+    for name, count in counts.items():
+        for i in range(count):
+            audio(root / name.replace("_", "/") / f"{i}.wav")
+    return root
+
+
+def test_class_folders(tmp_path, capsys):
+    root = class_folders(tmp_path / "d", yes=12, no=3, maybe=2)
+    audio(root / "yes/deeper/x.flac")
+    (root / "yes/notes.txt").write_text("x")
+    (root / ".git").mkdir()
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data"), "--carry", "label"]) == 0
+    shown = capsys.readouterr()
+    found = carried_by(tmp_path / "data", "label")
+    assert all({"yes", "no"} <= set(count) for count in found.values()), "each class of three is in every split"
+    assert found["train"]["maybe"] == 2 and sum(found[split]["yes"] for split in found) == 13
+    assert carried_by(tmp_path / "data", "speaker")["train"].keys() == {None}
+    assert "1 files under" in shown.err
+    assert shown.out.splitlines()[1].split()[-3:] == ["3", str(min(found["train"].values())),
+                                                      str(max(found["train"].values()))]
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data"), "--carry",
+                         "label,speaker"]) == 1
+    assert "no manifest.tsv: write one" in (error := capsys.readouterr().err) and "path, label, speaker" in error
+
+
+def test_class_folders_with_splits(tmp_path):
+    root = class_folders(tmp_path / "d", train_a=9, train_b=9, valid_a=1, valid_b=1, Test_a=2, Test_b=1)
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data"), "--carry", "label"]) == 0
+    assert carried_by(tmp_path / "data", "label") == {"train": {"a": 9, "b": 9}, "dev": {"a": 1, "b": 1},
+                                                      "test": {"a": 2, "b": 1}}
+    root = class_folders(tmp_path / "e", train_a=9, train_b=9, test_a=2, test_b=1)
+    made = folder.prepare(root, tmp_path, carry=("label",))
+    assert {cut.supervisions[0].label for cut in made["dev"]} == {"a", "b"} and len(made["test"]) == 3
+    root = class_folders(tmp_path / "f", train_a=3, other_b=3)
+    made = folder.prepare(root, tmp_path, carry=("label",))
+    assert {cut.supervisions[0].label for cut in made["train"]} == {"train", "other"}, "classes that are called so"
+
+
+@pytest.mark.parametrize("counts, message", [
+    ({}, "neither a folder for each class nor manifest.tsv .with the columns path, label"),
+    ({"a": 2, "b": 1}, "no class has more than 2 clips"),
+    ({"train": 3, "test": 3}, "test has no folder for a class"),
+    ({"train_a": 3, "test_a": 1, "test_b": 1}, "class 'b' has utterances in test, but none in train"),
+])
+def test_class_folders_that_can_not_be(tmp_path, capsys, counts, message):
+    root = class_folders(tmp_path / "d", **counts)
+    root.mkdir(exist_ok=True)
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data"), "--carry", "label"]) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and re.search(message, error[0])
+
+
+def test_an_empty_class_folder(tmp_path):
+    root = class_folders(tmp_path / "d", a=3)
+    (root / "b").mkdir()
+    with pytest.raises(UserError, match="the class folder .*b has no audio"):
+        folder.prepare(root, tmp_path, carry=("label",))
+
+
+def test_no_part_of_a_random_split_stays_empty():
+    for number in range(3000):
+        paths = [f"{number}-{i}.wav" for i in range(3)]
+        assert set(folder.split_random(paths).values()) == {"train", "dev", "test"}, paths

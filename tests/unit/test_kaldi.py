@@ -367,6 +367,66 @@ def test_what_is_accepted_with_a_note(tmp_path, capsys):
     assert notes.count("note: ") == 4 + ("text is not sorted" in notes)
 
 
+LABELS = "s1-a yes\ns1-b no\ns2-c yes\ns3-d no\n"
+
+
+def carried_by(root, tmp_path, *carry):
+    made = incoming.prepare(root, tmp_path, carry=carry, split_by="random" if "speaker" in carry else "auto")
+    return {cut.id: cut.supervisions[0] for some in made.values() for cut in some}
+
+
+def test_labels_by_their_file(tmp_path, capsys):
+    root = directory(tmp_path / "d", [f"s{i}-{x}" for i in range(3) for x in "abc"], utt2spk=None)
+    names = [line.split()[0] for line in lines(root / "wav.scp")]
+    for file, label in (("text", "你 好"), ("utt2lang", "zh"), ("utt2label", "a word")):  # the later ones come first
+        if file != "text":
+            (root / file).write_text("".join(f"{name} {label}\n" for name in names))
+        found = carried_by(root, tmp_path, "label")
+        assert {(said.label, said.text) for said in found.values()} == {(label, "你 好")}
+        assert (f"its labels are those in {file}" in capsys.readouterr().err) == (file != "utt2label")
+    (root / "text").unlink()
+    assert {said.text for said in carried_by(root, tmp_path, "label").values()} == {None}
+    (root / "utt2label").write_text("".join(f"{name} a\n" for name in names[:5]))
+    capsys.readouterr()
+    assert sorted(carried_by(root, tmp_path, "label")) == names[:5]
+    assert "4 utterances of wav.scp are not in utt2label and are left out" in capsys.readouterr().err
+    for file in ("utt2label", "utt2lang"):
+        (root / file).unlink()
+    with pytest.raises(UserError, match="has no labels: write utt2label"):
+        carried_by(root, tmp_path, "label")
+
+
+def test_what_else_a_data_directory_carries(tmp_path, capsys):
+    root = directory(tmp_path / "d", text=None, utt2label=LABELS, utt2mood="s1-a a\ns1-b b\ns2-c c\ns3-d d e\n")
+    found = carried_by(root, tmp_path, "speaker", "mood")
+    assert {id: (said.speaker, said.mood, said.text) for id, said in found.items()} == {
+        "s1-a": ("s1", "a", None), "s1-b": ("s1", "b", None), "s2-c": ("s2", "c", None), "s3-d": ("s3", "d e", None)}
+    assert prepare.main(["kaldi", "--from", str(root), "--to", str(tmp_path / "data"), "--carry", "speaker"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[3] == "1"
+    for carry, message in ((("text",), "text can't be read"), (("speaker", "room"), "utt2room can't be read"),
+                           (("clean",), "no clean partners: use the corpus folder")):
+        with pytest.raises(UserError, match=message):
+            carried_by(root, tmp_path, *carry)
+    (root / "utt2label").write_text(LABELS.replace("s3-d no\n", ""))
+    with pytest.raises(UserError, match=r"utt2label: 1 utterances of utt2spk are not in it \(utt2spk line 4: s3-d"):
+        carried_by(root, tmp_path, "speaker", "label")
+    (root / "utt2spk").unlink()
+    with pytest.raises(UserError, match="utt2spk can't be read"):
+        carried_by(root, tmp_path, "speaker")
+
+
+def test_labels_through_the_whole_stage(tmp_path, capsys):
+    root = directory(tmp_path / "d", [f"s{i}-{x}" for i in range(3) for x in "abc"], text=None)
+    (root / "utt2label").write_text("".join(f"s{i}-{x} {x}\n" for i in range(3) for x in "abc"))
+    command = ["kaldi", "--from", str(root), "--to", str(tmp_path / "data"), "--carry", "label"]
+    assert prepare.main(command) == 0, "by speaker: each says each word"
+    assert prepare.main([*command, "--split_by", "random"]) == 0, "class by class"
+    for split in ("train", "dev", "test"):
+        found = {cut.supervisions[0].label for cut in read_cuts(tmp_path / "data" / f"{split}.jsonl.gz")}
+        assert found == {"a", "b", "c"}
+    assert capsys.readouterr().out.splitlines()[-1].split()[-3:] == ["3", "1", "1"]
+
+
 def test_relative_paths_and_pipes_of_cat(tmp_path, monkeypatch):
     noise(tmp_path / "wav" / "a b.wav")
     root = directory(tmp_path / "data" / "train", wav_scp="s1-a cat wav/a\\ b.wav |\ns1-b cat \"wav/a b.wav\"|\n"

@@ -1,6 +1,7 @@
 """Stage 1's shared work: what is left out and why, when it fails, what it writes, what a failure keeps."""
 
 import gzip
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from lhotse import CutSet
 
 from speechlab import prepare
 from speechlab.corpora.cuts import threaded, utterance
-from speechlab.data.check import check_audio
+from speechlab.data import forms
+from speechlab.data.check import check_audio, check_partner
+from speechlab.data.forms import speech
 from speechlab.errors import UserError
 
 
@@ -36,6 +39,16 @@ def corpus(folder, train=8, dev=2, test=2, **change):
             cuts.append(utterance(name, path, **fields))
         splits[split] = CutSet.from_cuts(cuts)
     return splits
+
+
+def finish(made, out, carries=("text",), **options):
+    return speech.finish(made, out, forms.Corpus("fake", carries, **options))
+
+
+def listed(out):
+    """Reasons by id of what was left out, without their details."""
+    rows = [line.split("\t") for line in (out / "bad_audio.tsv").read_text().splitlines()[1:]]
+    return {row[3]: row[1].rpartition(":")[0] or row[1] for row in rows}
 
 
 def cut_file(path, keep=0.5):
@@ -93,8 +106,8 @@ def test_a_wav_from_a_pipe_is_not_truncated(tmp_path):
 def test_what_is_written(tmp_path):
     stereo = tone(tmp_path / "stereo.ogg", rate=22050, channels=2)
     splits = corpus(tmp_path / "audio", train0={"path": stereo, "text": "“你 好”，ａ!", "pinyin": "ni3 hao3"},
-                    dev0={"text": "it's  fine.", "language": "en"}, test0={"text": None, "speaker": None})
-    summary = prepare.finish(splits, tmp_path / "data", nj=2)
+                    dev0={"text": "it's  fine.", "language": "en"}, test0={"text": "好", "speaker": None})
+    summary = finish(splits, tmp_path / "data", nj=2)
     train = CutSet.from_file(tmp_path / "data/train.jsonl.gz").to_eager()
     changed = train["train0"].supervisions[0]
     assert (changed.text, changed.raw_text, changed.pinyin) == ("你好A", "“你 好”，ａ!", "ni3 hao3")
@@ -113,8 +126,8 @@ def test_same_bytes_again_and_paths_that_hold_anywhere(tmp_path, monkeypatch):
     splits = corpus(tmp_path / "audio")
     for cut in splits["train"]:
         cut.recording.sources[0].source = f"audio/{cut.id}.wav"
-    prepare.finish(splits, tmp_path / "one", nj=1)
-    prepare.finish(corpus(tmp_path / "audio"), tmp_path / "two", nj=2)
+    finish(splits, tmp_path / "one", nj=1)
+    finish(corpus(tmp_path / "audio"), tmp_path / "two", nj=2)
     for name in ("train.jsonl.gz", "dev.jsonl.gz", "test.jsonl.gz", "summary.json", "bad_audio.tsv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert f'"{tmp_path}/audio/train0.wav"' in gzip.open(tmp_path / "one/train.jsonl.gz", "rt").read()
@@ -124,7 +137,7 @@ def test_a_few_bad_ones_are_left_out_and_listed(tmp_path, capsys):
     splits = corpus(tmp_path, train0={"text": "。。。"})
     cut_file(tmp_path / "train1.wav")
     (tmp_path / "dev1.wav").write_bytes(b"")
-    summary = prepare.finish(splits, tmp_path / "data")
+    summary = finish(splits, tmp_path / "data")
     assert {split: row["left_out"] for split, row in summary.items()} == {"train": 2, "dev": 1, "test": 0}
     rows = [line.split("\t") for line in (tmp_path / "data/bad_audio.tsv").read_text().splitlines()]
     assert [(row[0].rsplit("/")[-1], row[1].split(":")[0], *row[2:]) for row in rows[1:]] == [
@@ -137,13 +150,13 @@ def test_a_few_bad_ones_are_left_out_and_listed(tmp_path, capsys):
 
 def test_too_much_bad_fails_and_keeps_what_was_there(tmp_path):
     out = tmp_path / "data"
-    prepare.finish(corpus(tmp_path / "good"), out)
+    finish(corpus(tmp_path / "good"), out)
     before = {path.name: path.read_bytes() for path in out.glob("*.gz")}
     splits = corpus(tmp_path / "bad", train=20)
     for i in range(6):
         (tmp_path / f"bad/train{i}.wav").write_bytes(b"")
     with pytest.raises(UserError, match=r"6 of 20 utterances of train .*empty.*bad_audio\.tsv"):
-        prepare.finish(splits, out)
+        finish(splits, out)
     assert {path.name: path.read_bytes() for path in out.glob("*.gz")} == before
     assert len((out / "bad_audio.tsv").read_text().splitlines()) == 7
     assert not list(out.glob(".tmp*"))
@@ -151,7 +164,7 @@ def test_too_much_bad_fails_and_keeps_what_was_there(tmp_path):
 
 def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     out = tmp_path / "data"
-    prepare.finish(corpus(tmp_path / "good"), out)
+    finish(corpus(tmp_path / "good"), out)
     before = {path.name: path.read_bytes() for path in out.glob("*.gz")}
     splits = corpus(tmp_path / "good", train=9)
 
@@ -160,25 +173,25 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(next(iter(splits["test"]))), "to_dict", breaks)
     with pytest.raises(OSError):
-        prepare.finish(splits, out)
+        finish(splits, out)
     assert {path.name: path.read_bytes() for path in out.glob("*.gz")} == before and not list(out.glob(".tmp*"))
 
 
 def test_a_split_that_is_no_more_goes(tmp_path):
     splits = corpus(tmp_path)
-    prepare.finish({**splits, "test_b": corpus(tmp_path / "b", train=0, dev=0, test=2)["test"].modify_ids(
+    finish({**splits, "test_b": corpus(tmp_path / "b", train=0, dev=0, test=2)["test"].modify_ids(
         lambda name: "b" + name)}, tmp_path / "data")
     assert (tmp_path / "data/test_b.jsonl.gz").exists()
-    prepare.finish(splits, tmp_path / "data")
+    finish(splits, tmp_path / "data")
     assert not (tmp_path / "data/test_b.jsonl.gz").exists() and (tmp_path / "data/test.jsonl.gz").exists()
 
 
 def test_speakers_apart(tmp_path):
     splits = corpus(tmp_path, test1={"speaker": "speaker-train"})
     with pytest.raises(UserError, match="speaker speaker-train is in test and train"):
-        prepare.finish(splits, tmp_path / "data")
+        finish(splits, tmp_path / "data")
     assert not (tmp_path / "data").exists()
-    prepare.finish(splits, tmp_path / "data", shared_speakers=True)
+    finish(splits, tmp_path / "data", shared_speakers=True)
 
 
 @pytest.mark.parametrize("change, message", [
@@ -189,7 +202,7 @@ def test_speakers_apart(tmp_path):
 ])
 def test_splits_that_can_not_be(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
-        prepare.finish(change(corpus(tmp_path)), tmp_path / "data")
+        finish(change(corpus(tmp_path)), tmp_path / "data")
 
 
 def fake_corpus(monkeypatch, made, **attributes):
@@ -243,3 +256,186 @@ def test_help_needs_neither_torch_nor_lhotse():
     check = "import atexit, sys; atexit.register(lambda: print(sorted({'torch', 'lhotse'} & set(sys.modules)))); "
     shown = subprocess.run([sys.executable, "-c", check + code], capture_output=True, text=True, check=True).stdout
     assert "--nj" in shown and shown.splitlines()[-1] == "[]"
+
+
+# --- forms, and what items carry
+
+
+def test_the_same_manifests_as_ever(tmp_path):
+    """To the byte, but for the folder: sums of what commit 762fed5 wrote, before there were forms."""
+    (tmp_path / "raw").mkdir()
+    counts = [f"--option={split}={count}" for split, count in {"train": 24, "dev": 6, "test": 6}.items()]
+    assert prepare.main(["synthetic", "--from", str(tmp_path / "raw"), "--to", str(tmp_path / "data"), *counts]) == 0
+    sums = {}
+    for path in sorted((tmp_path / "data").glob("*.*")):
+        content = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        sums[path.name] = hashlib.sha256(content.replace(str(tmp_path).encode(), b"ROOT")).hexdigest()[:16]
+    assert sums == {"train.jsonl.gz": "a301fcce47a0c35f", "dev.jsonl.gz": "ee0c55ed974d1fdf",
+                    "test.jsonl.gz": "ea045e712d232804", "summary.json": "4dd2f1ffbe4c1184",
+                    "bad_audio.tsv": "6b9b4320b475a39d"}
+
+
+def test_forms_are_found_by_name(tmp_path, monkeypatch):
+    assert forms.names() == ["images", "speech"]
+    assert forms.find("speech") is speech and speech.CARRIES == ("text",) and forms.find("images").CARRIES == ("label",)
+    with pytest.raises(UserError, match="no form of data is called 'image': did you mean images"):
+        forms.find("image")
+    with pytest.raises(UserError, match="there is no local/form.py here"):
+        forms.find("local.form")
+    local = types.ModuleType("local.half")
+    local.CARRIES = ()
+    monkeypatch.setitem(sys.modules, "local", types.ModuleType("local"))
+    monkeypatch.setitem(sys.modules, "local.half", local)
+    with pytest.raises(UserError, match="local/half.py has no finish"):
+        forms.find("local.half")
+
+
+def test_a_recipes_own_form(tmp_path):
+    """A corpus and its form in a recipe's local/, as the recipe's stage 1 runs them."""
+    (tmp_path / "local").mkdir()
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "local/pitch.py").write_text(
+        "ABOUT = LICENSE = 'mine'\nFORM = 'local.curves'\nfetch = None\n"
+        "def prepare(folder, out, nj=1, count: int = 2):\n    return list(range(count))\n")
+    (tmp_path / "local/curves.py").write_text(
+        "CARRIES = ('curve',)\n"
+        "def finish(made, out, corpus):\n"
+        "    (out / 'curves.txt').write_text(f'{made} {corpus.name} {corpus.carries}')\n")
+    command = [sys.executable, "-m", "speechlab.prepare", "local.pitch", "--from", "raw", "--to", "data"]
+    subprocess.run([*command, "--option", "count=3"], cwd=tmp_path, check=True)
+    assert (tmp_path / "data/curves.txt").read_text() == "[0, 1, 2] local.pitch ('curve',)"
+
+
+def test_another_forms_data_is_refused(tmp_path, monkeypatch, capsys):
+    fake_corpus(monkeypatch, {})
+    module = types.SimpleNamespace(prepare=lambda folder, out, nj=1: ({"train": ()}, ["a"]))
+    monkeypatch.setattr("speechlab.corpora.load", lambda name: module)
+    assert prepare.main(["fake", "--from", str(tmp_path), "--to", str(tmp_path / "data")]) == 1
+    assert "must return {split: CutSet}, and returned a tuple" in capsys.readouterr().err
+
+
+def test_only_what_is_carried_is_asked_for(tmp_path):
+    change = {"train0": {"text": "。"}, "train1": {"text": None}, "train2": {"speaker": None}, "train3": {"label": ""},
+              "train4": {"mood": "glad"}}
+    audio = tmp_path / "audio"
+
+    def left_out(*carries, **more):
+        labels = {f"{split}{i}": {"label": "yes"} for split, n in (("train", 8), ("dev", 2), ("test", 2))
+                  for i in range(n)}
+        fields = {name: {**labels.get(name, {}), **change.get(name, {}), **more.get(name, {})} for name in labels}
+        finish(corpus(audio, **fields), tmp_path / "data", carries)
+        return listed(tmp_path / "data")
+
+    assert left_out("text") == {"train0": "text", "train1": "text"}
+    assert left_out("label") == {"train3": "label"}
+    assert left_out("speaker") == {"train2": "speaker"}
+    assert left_out("label", "speaker") == {"train2": "speaker", "train3": "label"}
+    assert left_out("text", "label") == {"train0": "text", "train1": "text", "train3": "label"}
+    moods = {f"{split}{i}": {"mood": "sad"} for split, n in (("train", 7), ("dev", 2), ("test", 2)) for i in range(n)}
+    assert left_out("mood", **{**moods, "train4": {}}) == {"train7": "mood"}, "a recipe's own word"
+
+
+def test_silence_is_a_class_and_no_transcript(tmp_path):
+    quiet = tmp_path / "quiet.wav"
+    soundfile.write(quiet, np.zeros(8000), 16000)
+    labels = {f"{split}{i}": {"label": "no"} for split, n in (("train", 8), ("dev", 2), ("test", 2)) for i in range(n)}
+    labels["train7"] = {"label": "silence", "path": quiet}
+    labels["train6"] = {"label": "silence", "path": cut_file(tone(tmp_path / "cut.wav"))}
+    summary = finish(corpus(tmp_path / "audio", **labels), tmp_path / "data", ("label",))
+    assert listed(tmp_path / "data") == {"train6": "truncated"}
+    assert CutSet.from_file(tmp_path / "data/train.jsonl.gz").to_eager()["train7"].supervisions[0].label == "silence"
+    assert [summary["train"][key] for key in ("classes", "least_per_class", "most_per_class")] == [2, 1, 6]
+    assert [summary["dev"][key] for key in ("classes", "least_per_class", "most_per_class")] == [1, 0, 2]
+    summary = finish(corpus(tmp_path / "audio", **labels), tmp_path / "data", ("text",))
+    assert listed(tmp_path / "data") == {"train6": "truncated", "train7": "silent"}
+    assert "classes" not in summary["train"]
+
+
+def test_classes_in_the_table(tmp_path, capsys):
+    labels = {f"{split}{i}": {"label": "ab"[i % 2]} for split, n in (("train", 8), ("dev", 2), ("test", 2))
+              for i in range(n)}
+    finish(corpus(tmp_path / "audio", **labels), tmp_path / "data", ("label",))
+    heading, train, *_ = capsys.readouterr().out.splitlines()
+    assert heading.endswith("left out  classes  least per class  most per class")
+    assert train.split() == ["train", "8", "0.001", "1", "0", "0", "0", "2", "4", "4"]
+
+
+def test_a_class_without_training(tmp_path):
+    labels = {f"{split}{i}": {"label": "yes"} for split, n in (("train", 8), ("dev", 2), ("test", 2)) for i in range(n)}
+    labels["dev1"] = labels["test0"] = {"label": "no"}
+    with pytest.raises(UserError, match="class 'no' has utterances in dev and test, but none in train"):
+        finish(corpus(tmp_path / "audio", **labels), tmp_path / "data", ("label",))
+    assert not (tmp_path / "data/train.jsonl.gz").exists()
+
+
+def test_a_partner(tmp_path):
+    def reason(seconds=0.5, rate=16000, part=(0, 0.5), **tones):
+        return check_partner(tone(tmp_path / "p.wav", seconds, rate, **tones), 16000, 0.5, part)
+
+    assert reason() is None and reason(0.524) is None and reason(0.476) is None
+    assert reason(0.53) == "it is 0.030 s longer" and reason(0.47) == "it is 0.030 s shorter"
+    assert reason(rate=8000) == "its sample rate is 8000 Hz, not 16000"
+    assert reason(part=(0.2, 0.3)) is None and reason(part=(0.45, 0.05)).startswith("short")
+    assert check_partner(tmp_path / "nowhere.wav", 16000, 0.5, (0, 0.5)) == "missing"
+    (tmp_path / "p.wav").write_text("no samples")
+    assert check_partner(tmp_path / "p.wav", 16000, 0.5, (0, 0.5)).startswith("unreadable")
+
+
+def test_clean_partners(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good, long, slow = tone(tmp_path / "c.wav"), tone(tmp_path / "l.wav", 0.6), tone(tmp_path / "s.wav", rate=8000)
+    quiet = tmp_path / "q.wav"
+    soundfile.write(quiet, np.zeros(8000), 16000)
+    fields = {f"{split}{i}": {"clean": "c.wav"} for split, n in (("train", 8), ("dev", 2), ("test", 2))
+              for i in range(n)}
+    for i, path in enumerate((long, slow, quiet, tmp_path / "gone.wav", None)):
+        fields[f"train{i}"] = {"clean": str(path)} if path else {}
+    finish(corpus(tmp_path / "audio", **fields), tmp_path / "data", ("clean",))
+    assert listed(tmp_path / "data") == {"train0": "clean", "train1": "clean", "train2": "clean: silent",
+                                         "train3": "clean", "train4": "clean"}
+    text = (tmp_path / "data/bad_audio.tsv").read_text()
+    for reason in ("clean: it is 0.100 s longer", "not 16000", "clean: missing", "clean: none is given"):
+        assert reason in text
+    kept = CutSet.from_file(tmp_path / "data/train.jsonl.gz").to_eager()
+    assert [cut.id for cut in kept] == ["train5", "train6", "train7"]
+    assert {cut.supervisions[0].clean for cut in kept} == {str(good)}, "absolute"
+
+
+@pytest.mark.parametrize("given, wants, message", [
+    (None, ("label", "speaker"), None), ("label", ("label",), None), ("speaker, label", ("speaker", "label"), None),
+    ("text", None, "carries label, speaker, and no text"), ("label,,x", None, "words separated by commas")])
+def test_what_may_be_asked_for(given, wants, message):
+    if message is None:
+        assert prepare.parse_carry("fake", given, ("label", "speaker"), False) == wants
+    else:
+        with pytest.raises(UserError, match=message):
+            prepare.parse_carry("fake", given, ("label", "speaker"), False)
+    assert prepare.parse_carry("fake", "text,mood", ("label",), True) == ("text", "mood")
+
+
+def test_what_a_corpus_carries(tmp_path, monkeypatch, capsys):
+    asked = []
+    fields = {f"{split}{i}": {"text": None, "label": "yes"} for split, n in (("train", 8), ("dev", 2), ("test", 2))
+              for i in range(n)}
+
+    def prepare_fake(folder, out, nj=1, carry=()):
+        asked.append(carry)
+        return corpus(tmp_path / "audio", **fields)
+
+    module = types.SimpleNamespace(prepare=prepare_fake, CARRIES=("label",))
+    monkeypatch.setattr("speechlab.corpora.load", lambda name: module)
+    command = ["fake", "--from", str(tmp_path), "--to", str(tmp_path / "data")]
+    assert prepare.main(command) == 0 and asked == [("label",)]
+    assert prepare.main([*command, "--carry", "speaker,label"]) == 0 and asked[1:] == [("speaker", "label")]
+    assert prepare.main([*command, "--carry", "text"]) == 1
+    assert "text: none is given" in capsys.readouterr().err
+    assert prepare.main([*command, "--option", "carry=label"]) == 2, "it is no option of the corpus"
+
+
+def test_a_word_is_no_tuple_of_words(monkeypatch):
+    from speechlab import corpora
+
+    module = types.SimpleNamespace(fetch=None, prepare=None, CARRIES="label")
+    monkeypatch.setattr(corpora.importlib, "import_module", lambda name: module)
+    with pytest.raises(UserError, match=r'CARRIES must be a tuple of words: \("label",\)'):
+        corpora.load("synthetic")
