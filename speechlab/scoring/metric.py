@@ -1,8 +1,8 @@
 """The field's metrics, each with its unit and its direction: the one place that says whether lower or higher is better.
 
 Rows of results, epochs, curves, tables, sweeps, comparisons and the training loop ask here. A task may bring metrics of
-its own (``Task.metrics``, speechlab/tasks/interface.py); they are written to the experiment (:data:`FILE`), where whoever
-only reads files finds them.
+its own (``Task.metrics``, speechlab/tasks/interface.py); they are written to the experiment (:data:`FILE`), where
+whoever only reads files finds them.
 """
 
 from __future__ import annotations
