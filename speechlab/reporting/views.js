@@ -200,8 +200,9 @@ function showTrials(decoded, place) {
   if (!decoded.cards.length) return;
   const cards = make("div", { class: "gallery wide" });
   for (const item of decoded.cards)
-    cards.append(make("figure", {}, make("div", { class: "took" }, `${short(item.score)} `,
-      make("i", { class: item.target ? "target" : "nontarget" }, item.target ? "target" : "non-target")), make("div", { class: "soft" }, item.id), ...carried(item, item.id)));
+    cards.append(make("figure", {}, make("div", { class: "took" }, `${short(item.score)} `, item.target
+      ? make("i", { class: "target" }, "target") : make("i", { class: "nontarget" }, "non-target")),
+    make("div", { class: "soft" }, item.id), ...carried(item, item.id)));
   place.append(make("h3", {}, "Worst pairs"), make("p", { class: "soft" },
     "Targets with a low score, and non-targets with a high one."), cards);
 }
