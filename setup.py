@@ -95,7 +95,7 @@ setup(
     license="MIT",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["speechlab", "speechlab.*"]),
-    package_data={"speechlab.reporting": ["page.css", "page.js"]},
+    package_data={"speechlab.reporting": ["page.css", "page.js", "views.js"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

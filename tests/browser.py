@@ -17,7 +17,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (
 # A page around the report, in a frame as wide as a phone or a desk's screen: it uses the report as a finger would, and
 # writes what it saw into its own document, which Chromium prints.
 FRAME = """<!doctype html><body><iframe width="WIDTH" height="900" srcdoc="REPORT"></iframe><pre id="saw"></pre><script>
-onload = () => {
+onload = async () => {
   const view = document.querySelector("iframe").contentWindow, doc = view.document;
   const $ = (s) => doc.querySelector(s), count = (s) => doc.querySelectorAll(s).length;
   const saw = { fault: $("#fault")?.textContent ?? "", wide: doc.documentElement.scrollWidth - view.innerWidth };
@@ -40,6 +40,30 @@ onload = () => {
   if (svg) { const at = svg.getBoundingClientRect();
     svg.dispatchEvent(new view.PointerEvent("pointermove", { clientX: at.left + at.width / 2, clientY: at.top + 20 }));
     saw.tip = $(".tip")?.textContent ?? ""; }
+  const choice = $("#decoded");
+  saw.views = [...choice.options].map((option) => {
+    choice.value = option.value; choice.dispatchEvent(new view.Event("change"));
+    const inside = (s) => count(`#decoding ${s}`);
+    const one = { name: option.textContent, players: inside("audio"), pictures: inside("img"),
+      cells: inside(".matrix td"), cards: inside(".gallery figure"), pairs: inside(".pairs span.off"),
+      histograms: inside("path.histogram"), det: inside("path.det"),
+      wide: doc.documentElement.scrollWidth - view.innerWidth };
+    const order = () => [...doc.querySelectorAll(".items tbody")].map((body) => body.querySelector("div").textContent);
+    if (inside(".items")) { one.orders = [order()];
+      for (const button of doc.querySelectorAll(".items thead button")) { button.click(); one.orders.push(order()); } }
+    return one;
+  });
+  const players = [...doc.querySelectorAll("audio")];
+  if (players.length > 1) {
+    saw.paused = 0;
+    players.forEach((player, i) => (player.pause = () => (saw.paused += i === 1 ? 100 : 1)));
+    players[1].dispatchEvent(new view.Event("play"));
+    saw.lasts = await new Promise((told) => { // the sound itself: seconds, or why not
+      players[0].addEventListener("loadedmetadata", () => told(players[0].duration));
+      players[0].addEventListener("error", () => told(players[0].error.message));
+      players[0].preload = "auto"; players[0].load();
+    });
+  }
   saw.fault ||= $("#fault")?.textContent ?? "";
   document.querySelector("#saw").textContent = JSON.stringify(saw);
 };

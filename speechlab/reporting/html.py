@@ -1,8 +1,8 @@
 """report.html: an experiment, or all of a recipe, on one page that needs nothing but a browser.
 
-The page is one file: page.css and page.js are put into it, pictures are ``data:`` addresses, and its own security
-policy forbids every request. Tables are plain HTML (page_tables.py); curves and the views of mistakes are drawn by
-page.js from one block of JSON, here called the page:
+The page is one file: page.css, views.js and page.js are put into it, pictures and sounds are ``data:`` addresses, and
+its own security policy forbids every request. Tables are plain HTML (page_tables.py); curves and the views of mistakes
+are drawn by these scripts from one block of JSON, here called the page:
 
     kind        "experiment" or "recipe"
     runs        name, selected, axes {"steps"|"epochs": {"step", "epoch", "minutes"}}, decoded (mistakes.py), pictures
@@ -199,7 +199,7 @@ def _one() -> str:
 def _whole(title: str, body: Sequence[str], page: dict[str, Any]) -> str:
     """The document. ``</`` can't end the JSON's element early, and the policy allows nothing from elsewhere."""
     style = (_HERE / "page.css").read_text(encoding="utf-8")
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("views.js", "page.js"))
     data = json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return "\n".join([
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',

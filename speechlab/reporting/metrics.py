@@ -94,6 +94,11 @@ def told(found: Metric, value: float) -> str:
     return f"{found.show(value)} {unit(found)}".rstrip()
 
 
+def interval(found: Metric, low: float, high: float) -> str:
+    """An interval: ``8.20 - 9.90``; with "to" in the place of the dash where there are signs."""
+    return f"{found.show(low)} {'to' if low < 0 else '-'} {found.show(high)}"
+
+
 def wide(values: Sequence[float]) -> bool:
     """Whether a logarithmic axis shows more: else a run's first figures press the rest of it flat."""
     return bool(values) and min(values) > 0 and max(values) > 10 * statistics.median(values)

@@ -100,7 +100,7 @@ function visible(chart, c) {
 function drawChart(chart, c) {
   const figure = $(`#chart-${c}`);
   const width = Math.max(260, figure.clientWidth), height = Math.round(Math.min(280, 150 + width * 0.22));
-  const box = { left: 50, right: width - 10, top: 8, bottom: height - 34 };
+  const box = { left: 50, right: width - 10, top: chart.unit ? 20 : 8, bottom: height - 34 };
   const series = visible(chart, c).map((one) => {
     const x = page.runs[one.run].axes[one.axis][settings.x];
     const raw = one.axis === "steps" ? smooth(one.y, settings.smooth) : one.y;
@@ -138,6 +138,7 @@ function drawChart(chart, c) {
   }
   svg.append(make("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
   svg.append(make("text", { x: box.right, y: height - 3, "text-anchor": "end" }, settings.x));
+  if (chart.unit) svg.append(make("text", { x: box.left - 6, y: 11, "text-anchor": "end" }, chart.unit));
   for (const one of series) {
     const { colour, dash } = style(one.colour);
     const kept = one.points.filter(([, y]) => !log || y > 0);
@@ -162,7 +163,7 @@ function tell(event, figure, chart, series, { box, x0, x1, width }) {
   }).filter((row) => row && Math.abs(row.near[0] - x) <= (x1 - x0) * 0.12);
   $(".tip", figure)?.remove();
   if (!rows.length) return;
-  rows.sort((a, b) => (chart.lower ? a.near[1] - b.near[1] : b.near[1] - a.near[1]));
+  if (chart.lower !== null) rows.sort((a, b) => (chart.lower ? a.near[1] - b.near[1] : b.near[1] - a.near[1]));
   const tip = make("div", { class: "tip" }, make("div", { class: "soft" }, `${settings.x} ${short(rows[0].near[0])}`));
   for (const { one, near } of rows.slice(0, 10)) {
     const swatch = make("span", { class: "swatch" });
@@ -246,7 +247,8 @@ $("#baseline")?.addEventListener("change", (event) => compare(event.target.value
 
 all("#runs thead button").forEach((button) => button.addEventListener("click", () => {
   const column = button.closest("th").cellIndex, body = $("#runs tbody");
-  const order = button.dataset.order === "up" ? -1 : 1;
+  const first = button.dataset.first === "down" ? -1 : 1; // the best on top, where there is such a thing
+  const order = button.dataset.order ? (button.dataset.order === "up" ? -1 : 1) : first;
   all("#runs thead button").forEach((other) => delete other.dataset.order);
   button.dataset.order = order === 1 ? "up" : "down";
   const value = (row) => row.cells[column].dataset.sort ?? row.cells[column].textContent;
@@ -259,88 +261,11 @@ all("#runs thead button").forEach((button) => button.addEventListener("click", (
   body.append(...ranked);
 }));
 
-// ---- one experiment: mistakes, layers, config, environment ----------------------------------------------------------
+// ---- one experiment: mistakes (views.js), pictures of epochs, config, environment ------------------------------------
 
-function card(item) {
-  const figure = make("figure", { title: item.id });
-  if (item.picture) figure.append(make("img", { src: page.pictures[item.picture], alt: `${item.ref}, taken for ${item.hyp}` }));
-  const took = make("div", { class: "took" }, `${item.ref} \u2192 `);
-  took.append(make("i", {}, item.hyp));
-  figure.append(took, make("div", { class: "soft" }, `${(100 * item.prob).toFixed(1)} %`));
-  if (item.prob_ref !== null) figure.append(make("div", { class: "soft" }, `${item.ref} ${(100 * item.prob_ref).toFixed(1)} %`));
-  return figure;
-}
-
-function matrix(decoded, gallery, note) {
-  const { classes, counts } = decoded, n = classes.length;
-  const worst = Math.max(1, ...counts.flatMap((row, i) => row.filter((_, j) => i !== j)));
-  const head = make("tr", {}, make("th", { title: "rows: true, columns: answered" }));
-  classes.forEach((name) => head.append(make("th", {}, make("span", {}, name))));
-  const table = make("table", { class: "matrix", "aria-label": "confusion matrix: rows are true, columns answered" },
-    make("thead", {}, head));
-  const body = make("tbody", {});
-  counts.forEach((row, i) => {
-    const total = row.reduce((a, b) => a + b, 0);
-    const line = make("tr", {}, make("th", {}, classes[i]));
-    row.forEach((count, j) => {
-      const cell = make("td", { title: `${classes[i]} \u2192 ${classes[j]}: ${count}` }, count && n <= 12 ? String(count) : "");
-      const share = i === j ? 0.12 + 0.5 * (count / (total || 1)) : count ? 0.15 + 0.75 * Math.sqrt(count / worst) : 0;
-      if (share) cell.style.background = `rgba(var(--${i === j ? "right" : "miss"}), ${share.toFixed(2)})`;
-      cell.addEventListener("click", () => {
-        const again = cell.getAttribute("aria-selected") === "true";
-        all("td", table).forEach((other) => other.setAttribute("aria-selected", false));
-        cell.setAttribute("aria-selected", !again);
-        note.textContent = again ? "" : `${classes[i]} taken for ${classes[j]}: ${count} of ${total} `
-          + `(${total ? ((100 * count) / total).toFixed(2) : 0} %)`;
-        gallery(again ? null : [classes[i], classes[j]]);
-      });
-      line.append(cell);
-    });
-    body.append(line);
-  });
-  table.append(body);
-  return table;
-}
-
-function showDecoded(decoded, place) {
+function showPictures(folders, place) {
   place.replaceChildren();
-  if (decoded.utterances) {
-    place.append(make("p", { class: "soft" }, "Above what was said, below what was heard; what differs is marked."));
-    for (const { title, pairs } of decoded.utterances) {
-      const line = make("div", { class: "pairs" });
-      for (const [ref, hyp, off] of pairs)
-        line.append(make("span", off ? { class: "off" } : {}, make("small", { class: "ref" }, ref || "\u00b7"),
-          make("small", { class: "hyp" }, hyp || "\u00b7")));
-      place.append(make("div", { class: "utterance" }, make("div", { class: "soft" }, title), line));
-    }
-    return;
-  }
-  const note = make("p", { class: "soft", role: "status" });
-  const cards = make("div", { class: "gallery" });
-  const caption = make("h3", {});
-  const gallery = (pair) => {
-    const wanted = decoded.wrong.filter((item) => !pair || (item.ref === pair[0] && item.hyp === pair[1]));
-    caption.textContent = pair ? `Mistakes: ${pair[0]} taken for ${pair[1]}` : "Worst mistakes";
-    cards.replaceChildren(...wanted.map(card));
-    if (!wanted.length) cards.append(make("p", { class: "soft" }, pair ? "none among those kept here" : "none"));
-  };
-  const two = make("div", { class: "two" });
-  if (decoded.classes && decoded.classes.length <= 40)
-    two.append(make("div", {}, make("h3", {}, "Confusion matrix"), make("p", { class: "soft" },
-      "Rows: what it is. Columns: the answer. A field chooses the pictures below."),
-      make("div", { class: "scroll" }, matrix(decoded, gallery, note)), note));
-  if (decoded.pairs.length)
-    two.append(make("div", {}, make("h3", {}, "Most often"), make("table", {}, ...decoded.pairs.map(([ref, hyp, count]) =>
-      make("tr", {}, make("td", {}, `${ref} \u2192 ${hyp}`), make("td", { class: "num" }, String(count)))))));
-  place.append(two, caption, make("p", { class: "soft" },
-    `What the network was surest of, and wrong: ${decoded.wrong.length} of ${decoded.errors} errors on ${decoded.n} `
-    + "items. True class \u2192 answer, and how sure it was."), cards);
-  gallery(null);
-}
-
-function showLayers(layers, place) {
-  place.replaceChildren();
-  for (const { name, epochs } of layers) {
+  for (const { name, epochs } of folders) {
     const picture = make("img", { alt: "" }), row = make("div", { class: "controls" }, `${name}, after epoch`);
     const choose = ([epoch, source], button) => {
       picture.src = source;
@@ -371,8 +296,8 @@ function show() {
   $("#mistakes").hidden = !run.decoded.length;
   decoded.onchange = () => showDecoded(run.decoded[Number(decoded.value)], $("#decoding"));
   if (run.decoded.length) showDecoded(run.decoded[0], $("#decoding"));
-  $("#layers").hidden = !run.layers.length;
-  showLayers(run.layers, $("#layers div"));
+  $("#pictures").hidden = !run.pictures.length;
+  showPictures(run.pictures, $("#pictures div"));
   const base = $("#baseline") ? page.runs[Number($("#baseline").value)] : null;
   $("#config").replaceChildren(keys(run.config, base && base !== run ? new Map(base.config) : null));
   $("#environment").replaceChildren(keys(run.environment, null));

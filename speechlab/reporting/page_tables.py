@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from speechlab.reporting.experiment import Experiment, Figure
-from speechlab.reporting.metrics import corpus_of, metric_of, number, told, unit
+from speechlab.reporting.metrics import corpus_of, interval, metric_of, number, told, unit
 from speechlab.reporting.table import CORE, RUN, build
 from speechlab.scoring import metric
 from speechlab.scoring.metric import Metric
@@ -254,8 +254,8 @@ def _scales(found: Sequence[Result]) -> dict[tuple[str, str], tuple[float, float
 def _result_row(one: Result, scale: tuple[float, float], several: bool) -> str:
     row = one.row
     told_by = [row["test_set"], *([one.experiment.name] if several else []), row["method"], row["metric"]]
-    interval = " - ".join(map(one.metric.show, one.ends)) if one.ends else ""
-    cells = [*map(cell, told_by), cell(told(one.metric, row["value"]), kind="num"), cell(interval, kind="num"),
+    ends = interval(one.metric, *one.ends) if one.ends else ""
+    cells = [*map(cell, told_by), cell(told(one.metric, row["value"]), kind="num"), cell(ends, kind="num"),
              f"<td>{_bar(one, *scale)}</td>", cell(_items(row), kind="num"), cell(row.get("protocol") or "")]
     return f"<tr>{''.join(cells)}</tr>"
 

@@ -12,6 +12,7 @@ from speechlab.files import atomic, write_text
 from speechlab.reporting.metrics import (
     axis,
     corpus_of,
+    interval,
     metric_of,
     number,
     own_methods,
@@ -41,8 +42,8 @@ class Figure:
     high: float | None
 
     def __str__(self) -> str:
-        show = self.metric.show
-        return show(self.value) + (f" ({show(self.low)} - {show(self.high)})" if self.low is not None else "")
+        ends = f" ({interval(self.metric, self.low, self.high)})" if self.low is not None else ""
+        return self.metric.show(self.value) + ends
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def _once(lines: Sequence[Line]) -> list[Line]:
     others: dict[tuple, Line] = {}
     for line in lines:
         if not line.model:
-            key = (*line.group, line.method, line.list_hash)
+            first = next(iter(line.figures.values()), None)
+            key = (*line.group, line.method, line.list_hash, first and first.value)
             if key not in others or len(others[key].figures) < len(line.figures):
                 others[key] = line
     return [*kept, *others.values()]
@@ -200,8 +202,9 @@ def _lines(exp: Path) -> list[Line]:
         systems.setdefault((row["test_set"], row["method"]), {})[row["metric"]] = row
     lines = []
     for (test_set, method), rows in systems.items():
-        figures = {name: figure for name, row in rows.items() if (figure := _figure(row, own))}
-        first = rows[metric.order(rows, own)[0]]
+        names = metric.order(rows, own)
+        figures = {name: figure for name in names if (figure := _figure(rows[name], own))}
+        first = rows[names[0]]
         failed = first.get("n_failed")
         line = Line(exp.name, parameters, None if seconds is None else seconds / 60, corpus, test_set, method, figures,
                     int(failed) if number(failed) else 0, str(first.get("list_hash") or ""))
@@ -280,9 +283,11 @@ def _decimals(value: float | None, places: int) -> str:
 def _second(main: str, lines: Sequence[Line], table: Table) -> str:
     """Another metric of the main one's unit and direction, which has room in the same panel; "" without one."""
     wanted = table.metrics[main]
+    if not unit(wanted) or wanted.lower is None:
+        return ""  # plain numbers need not be alike
     return next((name for name, found in table.metrics.items()
                  if name != main and found.merit and (found.unit, found.lower) == (wanted.unit, wanted.lower)
-                 and found.lower is not None and any(name in line.figures for line in lines)), "")
+                 and any(name in line.figures for line in lines)), "")
 
 
 def _ends(lines: Sequence[Line], *names: str) -> tuple[float, float]:

@@ -195,7 +195,8 @@ def draw(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: s
         try:
             for label in ranked[::-1]:  # the best ones over the others
                 _curve(left, label, groups[label], colours.get(label))
-            _finish_curves(left, f"{name_of}, {axis(kind)}".strip(", "), kind.lower is not False, [value for found in groups.values() for one in found for value in one.values])
+            _finish_curves(left, f"{name_of}, {axis(kind)}".strip(", "), kind.lower is not False,
+                           [value for found in groups.values() for one in found for value in one.values])
             for place, label in enumerate(bars):
                 _bar(right, place, [one.shown for one in groups[label] if one.shown is not None], failed[label],
                      colours.get(label), label == best)

@@ -53,7 +53,7 @@ class Mistakes:
         self.sets.append({"test_set": test_set, "method": method, "view": view, **fields})
 
     def picture(self, key: str, pixels: np.ndarray) -> dict[str, str]:
-        """``{"picture": key}`` for uint8 pixels (H, W, 1 or 3), to put into an item; ``{}`` when the file is full."""
+        """``{"picture": key}`` for uint8 pixels (H, W, 1 or 3), to be put into an item; ``{}``: the file is full."""
         return {"picture": key} if self._keep(key, lambda: png(pixels)) else {}
 
     def clip(self, key: str, samples: np.ndarray, rate: int) -> dict[str, str]:

@@ -19,7 +19,9 @@ from stages_helper import Recipe
 from test_stages_signals import gone
 
 from speechlab.errors import UserError
-from speechlab.reporting.sweeps import Trial, draw, measure
+from speechlab.reporting.sweeps import Trial, draw, measure, rows, write
+from speechlab.scoring import metric
+from speechlab.scoring.metric import Metric
 from speechlab.sweep import options, reason
 from speechlab.training import tuning
 from speechlab.training.sweep_file import read, setting
@@ -343,6 +345,22 @@ class TestOptunasSection:
         probes = [trial.sets for trial in search.probes()]
         assert [p["c"] for p in probes] == [[1, 2], None, "x"] and [p["b"] for p in probes] == [1, 3, 3]
 
+    @needs_optuna
+    def test_direction_and_figures_are_the_metrics(self, tmp_path):
+        """Of a task's own metric it is known once a trial has left it; what the file says counts before all."""
+        section = {"trials": 9, "metric": "valid_pitch", "space": {"a": {"uniform": [0.0, 1.0]}}}
+        search = tuning.Search(section, Path("s.yaml"))
+        assert search.direction == "minimize"
+        own = [Metric("pitch", lower=False)]
+        search.trials = [make(tmp_path, name, [1.0, value, 2.0], key="valid_pitch", own=own, a=value / 10)
+                         for name, value in (("x", 7.0), ("y", 3.0))]
+        assert search.direction == "maximize" and [search._value(trial) for trial in search.trials] == [7.0, 3.0]
+        assert 0 <= search._propose(2)["a"] <= 1
+        told = tuning.Search({**section, "direction": "minimize"}, Path("s.yaml"))
+        assert told.direction == "minimize" and told._value(search.trials[0]) == 1.0
+        for name, direction in (("valid_cer", "minimize"), ("valid_si_sdr", "maximize"), ("valid_auc", "maximize")):
+            assert tuning.Search({**section, "metric": name}, Path("s.yaml")).direction == direction
+
     def test_its_absence_is_one_line(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "optuna", None)
         with pytest.raises(UserError, match="pip install 'optuna=="):
@@ -353,12 +371,48 @@ class TestOptunasSection:
         assert f"pip install '{pin}'" in Path(tuning.__file__).read_text()
 
 
-def make(folder, name, values, **sets):
+def make(folder, name, values, key="valid_error", own=(), **sets):
     exp = folder / "exp" / name
     exp.mkdir(parents=True)
     (exp / "metrics.jsonl").write_text("".join(
-        json.dumps({"kind": "epoch", "step": e, "epoch": e, "valid_error": v}) + "\n" for e, v in enumerate(values, 1)))
+        json.dumps({"kind": "epoch", "step": e, "epoch": e, key: v}) + "\n" for e, v in enumerate(values, 1)))
+    if own:
+        metric.write(exp, own)
     return Trial(name, sets, exp=exp, status="done")
+
+
+@pytest.mark.parametrize("key, own, unit, higher", [
+    ("valid_secs", (), "", True), ("valid_recall", (), "%", True), ("valid_auc", (), "", True),
+    ("valid_si_sdr", (), "dB", True), ("valid_eer", (), "%", False),
+    ("valid_pitch", (Metric("pitch", "Hz", lower=False),), "Hz", True), ("valid_what", (), "", None)])
+def test_directions(tmp_path, monkeypatch, key, own, unit, higher):
+    """Table, picture and best epoch of three trials, one of them below zero."""
+    from matplotlib import pyplot
+
+    trials = [make(tmp_path, name, [low, high, last], key, own, lr=i)
+              for i, (name, low, high, last) in enumerate((("a", -4, -2, -3), ("b", 1, 6, 2), ("c", 0, 3, 1)))]
+    best = {True: [-2, 6, 3], False: [-4, 1, 0], None: [None] * 3}[higher]
+    assert [measure(trial).best for trial in trials] == best
+    assert measure(trials[0]).epoch == {True: 2, False: 1, None: None}[higher]
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    lines = write(tmp_path, "s", "", trials).splitlines()
+    monkeypatch.undo()
+    ranked = {True: "bca", False: "acb", None: "abc"}[higher]
+    assert "".join(line.split()[0] for line in lines[1:4]) == ranked
+    assert [row[f"best_{key}"] for row in rows(trials)[1]] == ["" if value is None else f"{value}" for value in best]
+    left, right = drawn[0].axes
+    shown = [-3, 2, 1] if higher is None else best
+    assert [bar.get_width() for bar in right.patches] == shown
+    said = {True: "of the best epoch (higher is better)", False: "of the best epoch (lower is better)",
+            None: "of the last epoch"}[higher]
+    assert right.get_title() == f"{key} {said}" and right.get_xlabel() == unit
+    assert right.get_xlim()[0] < min(shown) and right.get_xlim()[1] > max(shown)
+    assert [text.get_text() for text in right.texts if text.get_fontweight() == "bold"] == (
+        [] if higher is None else [str(best["abc".index(ranked[0])])])
+    axis = [key, unit, {True: "higher is better", False: "lower is better", None: ""}[higher]]
+    assert left.get_ylabel() == ", ".join(filter(None, axis))
+    pyplot.close(drawn[0])
 
 
 def test_picture_of_seeds(tmp_path, monkeypatch):
