@@ -1,15 +1,20 @@
-# shellcheck shell=bash disable=SC2154  # options are set by their names
+# shellcheck shell=bash disable=SC2154,SC2034  # options are set by their names; some variables are for run.sh alone
 # Sourced by every run.sh: reads the options, notes the stages, and hands both to tools/stages.py, which decides what is
 # to be done and does it. Works with bash 3.2. A run.sh has the form
 #
-#   source "$(dirname "$0")/../../tools/recipe.sh"
+#   source "$(dirname "$(readlink -f "$0")")/../../tools/recipe.sh"   (readlink: run.sh may be called by a link to it)
+#   option_corpus mini=hsk_gcin an4 folder:manifest.tsv   the options --corpus and --data_dir
 #   option NAME DEFAULT "help"         an option --NAME; its value is $NAME after parse_options
 #   option_path NAME DEFAULT "help"    the same for a path, which is meant from where the user typed it
 #   parse_options "$@"
-#   user_path NAME PATH                a path of the user's as the recipe sees it, where an option may be one or a word
+#   choose_corpus                      $module, $raw, $whole and $name of the corpus that --corpus and --data_dir mean
 #   contract features tokens           $features and $tokens: the short names of those sections of $config
+#   choose_text lm_text lm mini=zh_text   for an option --lm_text auto | none | FILE: the file, and $lm named after it
 #   stage N "Title" [--gpu] [--ddp] [--train] [--array] [--conf SECTION,...] [--in PATH...] --out PATH... -- command...
 #   run_stages                         the last line
+#
+# A stage with --conf reads those sections of $config: it is done again when one of them has changed, and its command
+# is handed every --set that the user gave.
 #
 # It finds $recipe (its own folder, the working folder from here on), $repo, $downloads (absolute), and the values of
 # the options that every recipe has: $nj $ngpu $exp $tag (with its "_") and so on. See tools/stagelib for the rules.
@@ -20,7 +25,7 @@ _caller=$(pwd -P)
 case $0 in */*) _run=$0 ;; *) _run=./$0 ;; esac
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 _names=" " _flags=" force dry_run help " _paths=" "
-_sets=() _plan=()
+_sets=() _plan=() _corpora=()
 
 # A user's path as the recipe sees it: from the caller's folder, else (only if it is there) from the recipe's own, so
 # that both a completed egs/x/conf/a.yaml and the conf/a.yaml of a README work. Inside the recipe it becomes relative.
@@ -65,6 +70,27 @@ option() {
 option_path() {
   option "$@"
   _paths="$_paths$1 "
+}
+
+# The corpora that a recipe takes; the first one is the default. Each is a word NAME[=MODULE][:[FILE][:WHAT]]:
+#   mini=hsk_gcin       speechlab/corpora/hsk_gcin.py knows it and can fetch it (MODULE: where it has another name)
+#   kaldi:wav.scp       the user's own, to be named by --data_dir: FILE must be in that folder, or in folders in it
+#   folder:manifest.tsv:"a table with the columns path and text"    FILE must be in that very folder; WHAT is it?
+#   folder=image_folder::"class folders or manifest.tsv"            any FILE will do
+option_corpus() { # WORD...
+  local word name file published="" own="" where=""
+  _corpora=("$@")
+  for word in "$@"; do
+    name=${word%%[=:]*}
+    case $word in
+      *:*) file=${word#*:} own=$own${own:+, }$name
+           case $file in :*) file=${file#:} ;; *) file=${file%%:*} ;; esac
+           where="$where${where:+, }${file:-a folder} ($name)" ;;
+      *) published="$published${published:+ | }$name" ;;
+    esac
+  done
+  option corpus "${1%%[=:]*}" "$published${own:+ | $own (with --data_dir)}"
+  option_path data_dir "" "a corpus on disk: ${where:+$where, or }the published files"
 }
 
 parse_options() {
@@ -120,14 +146,73 @@ folder_name() {
   printf '%s-%04x' "${path##*/}" $((${sum%% *} & 65535))
 }
 
-# What the resolved config depends on, as a hash: the YAML, --set, and all code that can define a default. Resolving
-# takes a Python with packages and up to seconds, so the answer is kept under this key in data/.cache.
+# After parse_options: what --corpus and --data_dir mean.
+#   $module  the module of speechlab.corpora that knows the corpus (a name that is not listed: itself, if there is one)
+#   $raw     the folder in which it lies
+#   $whole   the file (or pattern) by which one sees that it is there
+#   $name    of its folders in data/ and exp/; a corpus of the user's own has a hash of its place in it
+choose_corpus() {
+  local word="" head file what
+  module=$corpus name=$corpus
+  for word in ${_corpora[@]+"${_corpora[@]}"}; do
+    head=${word%%:*}
+    [ "${head%%=*}" != "$corpus" ] || { module=${head#*=}; break; }
+    word=""
+  done
+  raw=${data_dir:-$downloads/$module}
+  whole=${data_dir:-$raw/.complete}
+  case $word in *:*) ;; *) return 0 ;; esac
+  [ -n "$data_dir" ] || [ "$help" = true ] || fail "--corpus $corpus needs --data_dir DIR (see README.md)"
+  file=${word#*:}
+  case $file in *:*) what=${file#*:} ;; *) what="" ;; esac
+  file=${file%%:*} name=$(folder_name "$raw")
+  whole=$raw${file:+/$file}
+  if [ -n "$file" ] && [ ! -f "$whole" ]; then
+    [ -z "$what" ] || [ "$help" = true ] || fail "no $file in $raw: it must be $what (see README.md)"
+    [ -n "$what" ] || whole="$raw/*/$file"
+  fi
+}
+
+# After contract: what an option for more text (auto | none | FILE) means for what is made of it in a folder. $OPTION
+# becomes the file or "", and $FOLDER gets an addition for each text. CORPUS=MODULE: for that corpus auto is the text
+# that MODULE of speechlab.corpora fetches; for all others it is none.
+choose_text() { # OPTION FOLDER CORPUS=MODULE...
+  local _given=${!1} _text="" _addition="" _word  # with "_": OPTION may be called text
+  case $_given in
+    none) ;;
+    auto)
+      for _word in "${@:3}"; do
+        if [ "${_word%%=*}" = "$corpus" ]; then _text=$downloads/${_word#*=}/text.txt _addition=-text; fi
+      done ;;
+    *)
+      _text=$(user_path "$1" "$_given")
+      _addition=-$(folder_name "$_text")
+      [ -f "$_text" ] || [ "$help" = true ] || fail "--$1 $_text: no such file" ;;
+  esac
+  printf -v "$1" %s "$_text"
+  printf -v "$2" %s "${!2}$_addition"
+}
+
+# What the resolved config depends on, as a hash: the YAML, --set, and all code that can define a default: the package's
+# and the recipe's own. Resolving takes a Python with packages and up to seconds, so the answer is kept under this key
+# in data/.cache. The files' names count too, in an order that no file system changes.
 _config_key() {
   local sum=sha256sum key
   command -v sha256sum > /dev/null || sum="shasum -a 256"
   key=$({ printf '%s\n' "$config" ${_sets[@]+"${_sets[@]}"}
-          cat "$config" "$repo"/speechlab/*.py "$repo"/speechlab/*/*.py local/*.py 2> /dev/null || true; } | $sum)
+          cat "$config" || true
+          _code "$repo" speechlab
+          _code "$recipe" local; } 2> /dev/null | $sum)
   printf '%s' "${key:0:20}"
+}
+
+# Names and contents of all Python files at any depth of a folder. -L: a recipe's local/ may be a link.
+_code() { # WHERE FOLDER
+  local files
+  cd "$1"
+  files=$({ find -L "$2" -name '*.py' || true; } | LC_ALL=C sort)
+  printf '%s\n' "$files"
+  printf '%s' "$files" | tr '\n' '\0' | xargs -0 cat || true
 }
 
 # contract SECTION...: set $SECTION to the name of that section of $config, such as fbank80-3f2a.
@@ -178,10 +263,13 @@ export SPEECHLAB_DOWNLOADS=$downloads PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPAT
 case ${SPEECHLAB_CACHE:-/} in /*) ;; *) SPEECHLAB_CACHE=$_caller/$SPEECHLAB_CACHE ;; esac
 case ${SPEECHLAB_SLURM_CONF:-} in "" | /*) ;; *) SPEECHLAB_SLURM_CONF=$_caller/$SPEECHLAB_SLURM_CONF ;; esac
 if [ -e "${SPEECHLAB_IMAGE:-}" ]; then case $SPEECHLAB_IMAGE in /*) ;; *) SPEECHLAB_IMAGE=$_caller/$SPEECHLAB_IMAGE ;; esac; fi
-cd "$(dirname "$0")"
+# The recipe is where run.sh lies: a link to it from elsewhere leads here, one in another recipe's place is that recipe's.
+_script=$0
+[ "$(dirname "$0")/../../tools/recipe.sh" -ef "${BASH_SOURCE[0]}" ] || _script=$(readlink -f "$0" || printf '%s' "$0")
+cd "$(dirname "$_script")"
 recipe=$(pwd -P)
-_plan=(value 2 recipe "$recipe" value 2 repo "$repo" value 2 run "$_run" value 2 script "${0##*/}" value 2 downloads "$downloads"
-       value 2 caller "$_caller")
+_plan=(value 2 recipe "$recipe" value 2 repo "$repo" value 2 run "$_run" value 2 script "${_script##*/}"
+       value 2 downloads "$downloads" value 2 caller "$_caller")
 
 option      stage ""     "the first stage to do; it and those after it are done again"
 option      stop_stage "" "the last stage to do"
