@@ -212,12 +212,12 @@ def of(exp: str | Path) -> Task:
     """
     exp = Path(exp)
     if not exp.is_dir():
-        raise UserError(f"no experiment {exp}")
+        raise UserError(f"no experiment or checkpoint {exp}")
     if (exp / "config.yaml").is_file():
         name = read_yaml(exp / "config.yaml")["task"]
         if (recipe := recipe_of(exp)) is not None and (recipe / "local").is_dir():
             at(recipe)
         return find(name, str(exp / "config.yaml"))
-    if (exp / "checkpoints" / "final.pt").exists():
+    if (exp / "checkpoints").is_dir():
         return find(read_state(exp)["config"]["task"], str(exp))
     raise UserError(f"{exp} is no experiment's folder: it has no config.yaml, which says its task")

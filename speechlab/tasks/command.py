@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from speechlab import tasks
@@ -13,26 +13,29 @@ from speechlab.errors import UserError
 from speechlab.tasks.interface import Task
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str], command: str) -> tuple[argparse.Namespace, Task]:
-    """The arguments with those of the experiment's task, and the task.
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str], command: str,
+          check: Callable[[argparse.Namespace], None] | None = None) -> tuple[argparse.Namespace, Task]:
+    """The arguments with those of the experiment's task, and the task. ``check`` sees those that are known before it.
 
     The experiment is ``args.exp``, or the first of ``args.compare``. ``--help`` without one shows what every task of
     the package takes.
     """
     known = _peek(parser, argv)
+    if check and known is not None and not {"-h", "--help"} & set(argv):
+        check(known)
     exp = getattr(known, "exp", None) or next(iter(getattr(known, "compare", None) or ()), None)
     if exp is None:
         if {"-h", "--help"} & set(argv):
             for name in tasks.names():
                 _describe(parser, tasks.find(name), command)
         parser.parse_args(argv)  # which says what is missing, or shows the help
-        raise UserError("which experiment?", 2)
+        parser.error("which experiment?")
     task = _task(Path(exp), getattr(known, "checkpoint", None))
     _describe(parser, task, command)
     args, rest = parser.parse_known_args(argv)
     if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)} (the task of {exp} is {task.name}; --help with an "
-                     "experiment shows what it takes)")
+        raise UserError(f"{parser.prog} does not take {' '.join(rest)}: the task of {exp} is {task.name}, and --help "
+                        "with an experiment shows what it takes", 2)
     return args, task
 
 

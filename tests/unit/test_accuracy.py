@@ -19,6 +19,7 @@ def predictions(lines=LINES):
 def write(exp, lines=LINES, method="plain", test_set="test"):
     folder = exp / "decode" / method / test_set
     folder.mkdir(parents=True)
+    (exp / "config.yaml").write_text("task: image\n")
     (folder / "pred.jsonl").write_text("".join(
         json.dumps({"id": f"i{n}", "index": n, "ref": ref, "hyp": hyp, "prob": p, "prob_ref": q}) + "\n"
         for n, (ref, hyp, p, q) in enumerate(lines)))
@@ -66,7 +67,8 @@ def test_score_writes_all(tmp_path, capsys):
     (exp / "metrics.jsonl").write_text('{"kind": "epoch", "epoch": 1, "step": 5, "train_loss": 3.0}\n')
     assert main([str(exp), "--corpus", "zoo"]) == 0
     text = (exp / "results.txt").read_text()
-    assert text in capsys.readouterr().out and text.startswith("# experiment: a\n# corpus: zoo\n")
+    assert text in capsys.readouterr().out
+    assert text.startswith("test: tta, error 0.00 % (0.00 - 0.00)\n\n# experiment: a\n# corpus: zoo\n\n")
     rows = {(r["method"], r["metric"]): r for r in json.loads((exp / "results.json").read_text())}
     assert rows["plain", "accuracy"]["value"] == 40 and rows["tta", "error"]["value"] == 0
     assert "test plain: 3 of 5 wrong" in text and "test tta: no errors" in text
@@ -103,4 +105,9 @@ def test_compare_two_classifiers(tmp_path, capsys):
     write(tmp_path / "c", [(r, r, 1.0, 0.0) for r in refs[:10]])
     assert main(["--compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 1
     assert "not one list" in capsys.readouterr().err
-    assert main([str(tmp_path / "a"), "--sclite"]) == 2 and "is for speech" in capsys.readouterr().err
+    assert main([str(tmp_path / "a"), "--sclite"]) == 2
+    said = capsys.readouterr().err
+    assert "does not take --sclite" in said and f"the task of {tmp_path / 'a'} is image" in said
+    (tmp_path / "c" / "config.yaml").write_text("task: asr\n")
+    assert main(["--compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 2
+    assert "of the task image" in capsys.readouterr().err

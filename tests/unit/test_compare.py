@@ -7,7 +7,8 @@ import pytest
 
 from speechlab.score import main
 from speechlab.scoring.bootstrap import interval, paired
-from speechlab.scoring.compare import NOISE, compare, differences, verdict
+from speechlab.scoring.compare import NOISE, compare, compare_values, differences, verdict
+from speechlab.scoring.metric import METRICS, Metric
 from speechlab.scoring.wer import Item
 
 
@@ -82,10 +83,23 @@ def test_verdicts():
     assert worse.verdict.startswith("A is better by ") and worse.p_improvement == 0
     assert compare(good, answers(texts, 0.05, seed=1), "char").verdict == NOISE
     assert compare(good[::-1], bad, "char") == worse, "the order of the lines does not matter"
-    assert verdict(20.0, 15.0, -7.0, -3.0) == "B is better by 5.00 points (25.0 % fewer errors)"
-    assert verdict(0.0, 1.0, 0.5, 1.5) == "A is better by 1.00 points (100.0 % fewer errors)"
-    assert verdict(20.0, 15.0, -10.0, 0.0) == NOISE
+    assert verdict(20.0, 15.0, -7.0, -3.0, METRICS["cer"]) == "B is better by 5.00 points (25.0 % fewer errors)"
+    assert verdict(0.0, 1.0, 0.5, 1.5, METRICS["cer"]) == "A is better by 1.00 points (100.0 % fewer errors)"
+    assert verdict(20.0, 15.0, -10.0, 0.0, METRICS["cer"]) == NOISE
     assert compare(good[:1], bad[:1], "char").verdict == "too few utterances to tell"
+
+
+def test_values_of_metrics_whose_direction_is_up():
+    """SI-SDR: more decibels are better. The same figures as an error would be worse."""
+    a, b = [3.0, 4.0, 5.0, 4.0], [8.0, 9.5, 10.0, 9.0]
+    found = compare_values(a, b, METRICS["sisdr"], "test", ("m", "m"), 1, "hash")
+    assert (found.a, found.b, found.difference, found.p_improvement) == (4.0, 9.125, 5.125, 1.0)
+    assert found.verdict == "B is better by 5.12 dB" and found.n_failed == 1 and found.ci_low > 0
+    assert compare_values(a, b, METRICS["mcd"], "test", ("m", "m"), 0, "hash").verdict == "A is better by 5.12 dB"
+    unknown = compare_values(a, b, Metric("zing", lower=None), "test", ("m", "m"), 0, "hash")
+    assert unknown.p_improvement is None and "nobody has said" in unknown.verdict
+    rates = compare_values([90.0] * 4, [95.0] * 4, METRICS["accuracy"], "test", ("m", "m"), 0, "hash")
+    assert rates.verdict == "B is better by 5.00 points"
 
 
 def test_what_one_system_could_not_answer_is_left_out_for_both():
@@ -112,6 +126,7 @@ def test_lists_that_differ():
 def write(exp, method, test_set, items):
     path = exp / "decode" / method / test_set / "hyp.jsonl"
     path.parent.mkdir(parents=True)
+    (exp / "config.yaml").write_text("task: asr\n")
     path.write_text("".join(json.dumps({"id": i.id, "ref": i.ref, "hyp": i.hyp, "error": i.error},
                                        ensure_ascii=False) + "\n" for i in items), encoding="utf-8")
 
@@ -169,4 +184,4 @@ def test_command_with_nothing_in_common(two, capsys):
     assert main(["--compare", a, b, "--method", "ctc_beam"]) == 1
     error = capsys.readouterr().err
     assert "ctc_beam on test" in error and len(error.splitlines()) == 1
-    assert main(["--compare", a, b + "nowhere"]) == 1 and "run stage 5" in capsys.readouterr().err
+    assert main(["--compare", a, b + "nowhere"]) == 1 and "no experiment" in capsys.readouterr().err

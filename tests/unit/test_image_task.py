@@ -248,7 +248,7 @@ def test_decode_writes_a_line_an_image(trained, pack, capsys):
 
 
 @pytest.mark.parametrize(("options", "status", "says"), [
-    (["--methods", "joint"], 2, "no method 'joint' for images"), (["--lm", "x"], 2, "--lm is for speech"),
+    (["--methods", "joint"], 2, "no method 'joint' for images"), (["--lm", "x"], 2, "does not take --lm x"),
     (["--methods", "tta", "--set", "decode.tta=none"], 2, "decode.tta is none"),
     (["--sets", "test_b"], 1, "has no split 'test_b'"), (["--methods", " "], 1, "--methods names none"),
     (["--set", "decode.tta=mirror"], 2, "decode.tta"), (["--set", "decode.batch_size=0"], 2, "batch_size"),

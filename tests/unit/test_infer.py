@@ -468,7 +468,7 @@ def test_bad_experiments_and_options(run, recipe, tmp_path, capsys, monkeypatch)
     (tmp_path / "half.pt").write_bytes(final.read_bytes()[:5000])
     for exp, words in ((tmp_path / "exp", "no experiment's folder"), (tmp_path / "none", "no experiment or checkpoint"),
                        (tmp_path / "text.pt", "is no checkpoint"), (wav, "is no checkpoint"),
-                       (tmp_path / "half.pt", "damaged"), (tmp_path / "lm.pt", "its task is lm")):
+                       (tmp_path / "half.pt", "damaged"), (tmp_path / "lm.pt", "task is lm")):
         assert words in run(exp, wav, status=1).err
     (tmp_path / "exp" / "checkpoints" / "epoch-3.pt").write_bytes(final.read_bytes())
     assert "epoch-3.pt takes what there is" in run(tmp_path / "exp", wav, status=1).err

@@ -51,7 +51,7 @@ def batch(*frames):
 
 def test_every_method_gives_ranked_lists(tmp_path):
     recogniser = Recogniser(state(), torch.device("cpu"), arpa(tmp_path))
-    assert recogniser.methods() == list(METHODS)
+    assert list(recogniser.methods()) == list(METHODS)
     found = recogniser.encode(batch(60, 37, 9))
     for method in METHODS:
         if method == "rescore":
@@ -74,7 +74,7 @@ def test_every_method_gives_ranked_lists(tmp_path):
                                                                            "joint"])])
 def test_what_a_model_lacks(ctc, layers, can):
     recogniser = Recogniser(state(ctc, layers), torch.device("cpu"))
-    assert recogniser.methods() == can
+    assert list(recogniser.methods()) == can
     found = recogniser.encode(batch(20))
     for method in set(METHODS) - set(can):
         with pytest.raises(UserError, match="no CTC head|no attention decoder|no language model"):

@@ -76,6 +76,7 @@ def test_sclite_is_never_lower_and_is_higher_where_its_weights_say_so(tmp_path):
 def experiment(tmp_path, items, method="ctc_greedy"):
     folder = tmp_path / "my exp" / "decode" / method / "test"
     folder.mkdir(parents=True)
+    (tmp_path / "my exp" / "config.yaml").write_text("task: asr\n")
     (folder / "hyp.jsonl").write_text("".join(
         json.dumps({"id": i.id, "ref": i.ref, "hyp": i.hyp, "error": i.error}) + "\n" for i in items))
     return tmp_path / "my exp"

@@ -11,6 +11,7 @@ from speechlab.score import main
 def hyps(exp, method, test_set, rows):
     path = exp / "decode" / method / test_set / "hyp.jsonl"
     path.parent.mkdir(parents=True)
+    (exp / "config.yaml").write_text("task: asr\n")
     path.write_text("".join(
         json.dumps({"id": name, "ref": ref, "hyp": hyp, "seconds": 1.5, "speaker": "s", "score": -1.0, "error": error},
                    ensure_ascii=False) + "\n" for name, ref, hyp, error in rows), encoding="utf-8")
@@ -25,8 +26,9 @@ def exp(tmp_path):
     hyps(exp, "ctc_greedy", "test", [
         ("u2", refs["u2"], "老是您好", None), ("u1", refs["u1"], "谢谢", None),
         ("u3", refs["u3"], "", "not finite at frame 0")])
-    (exp / "config.yaml").write_text("data: {corpus: mini}\nmodel: {class: 'm:C'}\n")
+    (exp / "config.yaml").write_text("task: asr\ndata: {corpus: mini}\nmodel: {class: 'm:C'}\n")
     (exp / "metrics.jsonl").write_text('{"kind": "epoch", "epoch": 1, "step": 5, "train_loss": 3.0}\n')
+    (exp / "decode" / "methods.json").write_text('{"ctc_greedy": {}}')  # the oracle is not the experiment's own
     return exp
 
 
@@ -34,7 +36,7 @@ def test_hanzi_get_a_cer_and_a_ser_row_a_method(exp, capsys):
     assert main([str(exp)]) == 0
     shown = capsys.readouterr().out
     text = (exp / "results.txt").read_text(encoding="utf-8")
-    assert text in shown and text.startswith("# experiment: 迷你\n# corpus: mini\n") and "warning" not in text
+    assert text in shown and text.startswith("test: ctc_greedy, CER 16.67 % (") and "warning" not in text
     greedy, oracle, *syllables = json.loads((exp / "results.json").read_text())
     assert [(r["method"], r["metric"], r["value"], r["n"], r["n_failed"]) for r in syllables] == [
         ("ctc_greedy", "SER", pytest.approx(100 / 6, abs=1e-4), 2, 1), ("oracle", "SER", 0.0, 3, 0)]  # shi1, shi4
@@ -144,11 +146,16 @@ def test_a_broken_hyp_file_is_one_line_and_keeps_the_old_results(tmp_path, capsy
 
 def test_nothing_decoded(tmp_path, capsys):
     assert main([str(tmp_path / "exp")]) == 1
+    assert "no experiment" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 1
+    assert "config.yaml, which says its task" in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text("task: asr\n")
+    assert main([str(tmp_path)]) == 1
     assert "run stage 5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["a", "--compare", "a", "b"], ["a", "--json"], ["a", "--method", "m"],
-                                     ["--compare", "a", "b", "--sclite"]])
+                                     ["--compare", "a"]])
 def test_options_that_do_not_go_together(options, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(options)

@@ -188,7 +188,8 @@ def test_results_files(tmp_path):
         ("test", "ctc_greedy", 12.345), ("test", "oracle", None), ("测试集", "ctc_greedy", 0.0)]
     assert list(read[0]) == "test_set method metric value ci_low ci_high unit protocol n n_failed list_hash".split()
     lines = text.splitlines()
-    assert lines[0] == "# experiment: mini_conformer" and lines[-1] == "a note"
+    assert lines[0].startswith("test: ctc_greedy, CER 12.35 % (") and lines[3] == "# experiment: mini_conformer"
+    assert lines[1].startswith("测试集: ctc_greedy, CER 0.00 %") and lines[2] == "" and lines[-1] == "a note"
     ends = [width(line[: line.index("0123456789ab")]) for line in lines if "0123456789ab" in line]
     assert len(ends) == 3 and len(set(ends)) == 1, "columns stay straight with hanzi in them"
 

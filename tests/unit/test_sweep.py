@@ -18,13 +18,14 @@ import pytest
 from stages_helper import Recipe
 from test_stages_signals import gone
 
+from speechlab.config import setting
 from speechlab.errors import UserError
 from speechlab.reporting.sweeps import Trial, draw, measure, rows, write
 from speechlab.scoring import metric
 from speechlab.scoring.metric import Metric
 from speechlab.sweep import options, reason
 from speechlab.training import tuning
-from speechlab.training.sweep_file import read, setting
+from speechlab.training.sweep_file import read
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="no optuna (extra `sweep`)")

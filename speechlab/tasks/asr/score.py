@@ -221,6 +221,8 @@ def _title(utterance: Aligned, unit: Unit) -> str:
 
 def compare(a: Path, b: Path, args: argparse.Namespace) -> tuple[list[comparing.Comparison], list[str]]:
     """B against A on each common (test set, method), by the paired bootstrap over utterances (Bisani & Ney 2004)."""
+    if args.sclite:
+        raise UserError("--sclite takes one experiment", 2)
     answers_a, answers_b = all_answers(a), all_answers(b)
     rows: list[comparing.Comparison] = []
     refused: list[str] = []
