@@ -32,7 +32,7 @@ def draw(exp: Path) -> Path | None:
     """Draw ``exp/curves.png``: loss, validation figures, learning rate and gradient norm over steps.
 
     Validation figures that share unit and direction share a panel. Warm-up is shaded, and in the validation panels the
-    phase that the first epochs were in, where the task has noted one (``"phase": "all blank"``).
+    phase that the first epochs were in, where the task has noted one (a text at ``phase`` in their records).
 
     Returns:
         The picture's path; None when there is nothing to draw yet.
@@ -142,7 +142,7 @@ def _rates(panel: Any, epochs: list[dict], group: Sequence[tuple[str, Metric]]) 
         if len(group) == 1 and wide(values):
             _logarithmic(panel)  # from 10 % to 0.3 %
         elif group[0][1].unit == "%":
-            # Insertions can take an error rate over 100 %, but only while there is nothing to see.
+            # An error rate can pass 100 %, but only while there is nothing to see.
             panel.set_ylim(0, min(105.0, max(0.1, *(1.1 * value for value in values))))
 
 

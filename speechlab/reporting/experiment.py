@@ -35,7 +35,7 @@ _PICTURE_BYTES = 1_500_000  # of pictures after epochs in a page
 class Figure:
     """What an experiment reached on a test set: the best of its own methods by its main metric."""
 
-    title: str  # "test CER"
+    title: str  # "test PESQ"
     metric: Metric
     value: float
 
@@ -60,7 +60,7 @@ class Experiment:
         return metric.find(name, self.measures)
 
     def owns(self, method: str) -> bool:
-        """Whether a method's answers are this model's, and not an oracle's or a baseline's."""
+        """Whether a method's answers are this model's, and not a bound's or a baseline's that stands beside them."""
         return self.methods is None or method in self.methods
 
     @property

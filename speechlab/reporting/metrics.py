@@ -62,7 +62,7 @@ def read_results(exp: Path) -> list[dict[str, Any]]:
 def own_methods(exp: Path) -> frozenset[str] | None:
     """The methods that are the model's own, as decode/methods.json names them; None (all are) without such a file.
 
-    What results.json has beside them, an oracle or a baseline, is not the experiment's.
+    What results.json has beside them, a bound or a baseline, is not the experiment's.
     """
     methods = read_json(exp / "decode" / "methods.json")
     return frozenset(methods) if isinstance(methods, dict) else None

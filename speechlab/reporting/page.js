@@ -276,7 +276,7 @@ function showPictures(folders, place) {
       const button = make("button", { type: "button", onclick: () => choose(item, button) }, String(item[0]));
       row.append(button);
     }
-    place.append(row, make("div", { class: "layers" }, picture));
+    place.append(row, make("div", { class: "epochs" }, picture));
     choose(epochs[epochs.length - 1], row.lastChild);
   }
 }

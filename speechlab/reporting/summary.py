@@ -50,7 +50,7 @@ class Figure:
 class Line:
     """One system on one test set: parameters in millions, training in minutes, its figures by their metrics' names.
 
-    ``model`` is "" for what is no model's: an oracle or a baseline, whose figures are the test set's.
+    ``model`` is "" for what is no model's: a bound or a baseline, whose figures are the test set's.
     """
 
     model: str
@@ -243,13 +243,13 @@ def _with_ends(table: Table, name: str = "") -> bool:
 
 
 def _head(name: str, table: Table) -> str:
-    """``CER % (95 % interval)``."""
+    """A column's head: ``SI-SDR dB (95 % interval)``."""
     parts = [name, unit(table.metrics[name]), "(95 % interval)" if _with_ends(table, name) else ""]
     return _escaped(" ".join(part for part in parts if part))
 
 
 def _about(name: str, found: Metric) -> str:
-    """``CER: character error rate; lower is better.``"""
+    """A note that explains a metric: ``EER: equal error rate; lower is better.``"""
     return f"{name}: {'; '.join(part for part in (found.about, found.arrow) if part)}."
 
 

@@ -94,14 +94,14 @@ function showClasses(decoded, place) {
 }
 
 function showAligned(decoded, place) {
-  place.append(make("p", { class: "soft" }, "Above what was said, below what was heard; what differs is marked."));
+  place.append(make("p", { class: "soft" }, "Above what it is, below the answer; what differs is marked."));
   for (const item of decoded.items) {
     const line = make("div", { class: "pairs" });
     for (const [ref, hyp, off] of item.pairs)
       line.append(make("span", off ? { class: "off" } : {}, make("small", { class: "ref" }, ref || "\u00b7"),
         make("small", { class: "hyp" }, hyp || "\u00b7")));
     const sound = carried(item, item.title);
-    place.append(make("div", { class: "utterance" }, make("div", { class: "soft" }, item.title), line,
+    place.append(make("div", { class: "aligned" }, make("div", { class: "soft" }, item.title), line,
       ...(sound.length ? [make("div", { class: "sound" }, ...sound)] : [])));
   }
 }
