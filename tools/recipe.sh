@@ -181,7 +181,7 @@ choose_text() { # OPTION FOLDER CORPUS=MODULE...
   case $_given in
     none) ;;
     auto)
-      for _word in "${@:3}"; do
+      for _word in ${3+"${@:3}"}; do
         if [ "${_word%%=*}" = "$corpus" ]; then _text=$downloads/${_word#*=}/text.txt _addition=-text; fi
       done ;;
     *)
