@@ -25,7 +25,7 @@ _caller=$(pwd -P)
 case $0 in */*) _run=$0 ;; *) _run=./$0 ;; esac
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 _names=" " _flags=" force dry_run help " _paths=" "
-_sets=() _plan=() _corpora=()
+_sets=() _plan=() _corpora=() _key="" _key_of=""
 
 # A user's path as the recipe sees it: from the caller's folder, else (only if it is there) from the recipe's own, so
 # that both a completed egs/x/conf/a.yaml and the conf/a.yaml of a README work. Inside the recipe it becomes relative.
@@ -181,7 +181,7 @@ choose_text() { # OPTION FOLDER CORPUS=MODULE...
   case $_given in
     none) ;;
     auto)
-      for _word in "${@:3}"; do
+      for _word in ${3+"${@:3}"}; do
         if [ "${_word%%=*}" = "$corpus" ]; then _text=$downloads/${_word#*=}/text.txt _addition=-text; fi
       done ;;
     *)
@@ -193,37 +193,32 @@ choose_text() { # OPTION FOLDER CORPUS=MODULE...
   printf -v "$2" %s "${!2}$_addition"
 }
 
-# What the resolved config depends on, as a hash: the YAML, --set, and all code that can define a default: the package's
-# and the recipe's own. Resolving takes a Python with packages and up to seconds, so the answer is kept under this key
-# in data/.cache. The files' names count too, in an order that no file system changes.
+# What the resolved config depends on, as a hash in $_key: the YAML, --set, and all code that can define a default, the
+# package's and the recipe's own, at any depth. Resolving takes a Python with packages and up to seconds, so the answer is
+# kept under this key in data/.cache. Its making is much of an idle run: once is enough.
 _config_key() {
-  local sum=sha256sum key
+  local sum=sha256sum
+  [ "$_key_of" != "$config" ] || return 0
   command -v sha256sum > /dev/null || sum="shasum -a 256"
-  key=$({ printf '%s\n' "$config" ${_sets[@]+"${_sets[@]}"}
-          cat "$config" || true
-          _code "$repo" speechlab
-          _code "$recipe" local; } 2> /dev/null | $sum)
-  printf '%s' "${key:0:20}"
-}
-
-# Names and contents of all Python files at any depth of a folder. -L: a recipe's local/ may be a link.
-_code() { # WHERE FOLDER
-  local files
-  cd "$1"
-  files=$({ find -L "$2" -name '*.py' || true; } | LC_ALL=C sort)
-  printf '%s\n' "$files"
-  printf '%s' "$files" | tr '\n' '\0' | xargs -0 cat || true
+  # Sorted, for find's order is the file system's. -L: local/ may be a link. Relative: the house may be moved.
+  _key=$({ printf '%s\n' "$config" ${_sets[@]+"${_sets[@]}"}
+           cat "$config" || true
+           cd "$repo"
+           find -L speechlab "${recipe#"$repo/"}/local" -name '*.py' -exec cksum {} + | LC_ALL=C sort || true
+         } 2> /dev/null | $sum)
+  _key=${_key:0:20} _key_of=$config
 }
 
 # contract SECTION...: set $SECTION to the name of that section of $config, such as fbank80-3f2a.
 contract() {
-  local name line key cache
+  local name line cache
   for name in "$@"; do printf -v "$name" '<%s>' "$name"; done # what --help shows
   [ "$help" != true ] && [ -z "$sweep" ] || return 0
   : "${config:?contract needs an option named config}"
-  key=$(_config_key) cache=data/.cache/config-$key.names
+  _config_key
+  cache=data/.cache/config-$_key.names
   if [ ! -f "$cache" ]; then
-    _stages_py resolve "${_plan[@]}" value 2 config "$config" value 2 key "$key" \
+    _stages_py resolve "${_plan[@]}" value 2 config "$config" value 2 key "$_key" \
       sets ${#_sets[@]} ${_sets[@]+"${_sets[@]}"} value 2 dry_run "$dry_run" >&2 || exit $?
   fi
   [ -f "$cache" ] || return 0 # --dry_run where no Python is set up yet
@@ -243,11 +238,11 @@ stage() {
 }
 
 run_stages() {
-  local name key=
+  local name
   trap - EXIT
-  [ -z "${config:-}" ] || [ ! -f "$config" ] || [ "$help" = true ] || key=$(_config_key)
+  [ -z "${config:-}" ] || [ ! -f "$config" ] || [ "$help" = true ] || _config_key
   for name in stage stop_stage nj ngpu exp sweep force dry_run help; do _plan+=(value 2 "$name" "${!name}"); done
-  _plan+=(value 2 config "${config:-}" value 2 key "$key" sets ${#_sets[@]} ${_sets[@]+"${_sets[@]}"})
+  _plan+=(value 2 config "${config:-}" value 2 key "$_key" sets ${#_sets[@]} ${_sets[@]+"${_sets[@]}"})
   _exec=(exec)
   _stages_py run "${_plan[@]}"
 }

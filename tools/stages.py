@@ -10,6 +10,7 @@ container, and a run with nothing to do ends at once. The rules are in stagelib:
     locks.py        one writer for a folder
     process.py      one command: its output, its log, its signals
     memory.py       was a killed command killed for memory?
+    ending.py       the answer, which is the last that is said
     terminal.py     what is said on stdout
 """
 
@@ -24,7 +25,7 @@ from stagelib.plan import Plan, Stop, help_text, nearest
 def main(argv: list[str]) -> int:
     what, *words = argv
     if what == "unknown":
-        run, option, names = words
+        Plan.script, option, names = words
         hint = nearest(option, ["--" + name for name in names.split()])
         raise Stop(f"unknown option {option}{hint} (--help lists them)", 2)
     plan = Plan(words)

@@ -16,7 +16,7 @@ choose_text lm_text lm mini=zh_text  # $lm_text is a file or ""; $lm is named af
 data=data/$name features=$data/$features tokens=$data/$tokens lm=$tokens/$lm
 lm_exp=exp/${name}_$(stem "$lm_conf") exp=${exp:-exp/${name}_$(stem "$config")$tag}
 
-# Once for all recipes. The transcripts are few: what people write teaches the language model far more characters.
+# Into downloads/, once for all recipes. Transcripts are few: other text shows the language model what people write.
 [ "$data_dir" ] || stage 0 "Fetch the corpus" --out "$whole" -- python -m speechlab.corpora "$module" --to "$downloads"
 [ "$lm_text" != "$downloads/zh_text/text.txt" ] ||
 stage 0 "Fetch text for the language model" --out "$lm_text" -- python -m speechlab.corpora zh_text --to "$downloads"
@@ -29,23 +29,23 @@ stage 1 "Manifests" --in "$whole" --out "$data"/{train,dev}.jsonl.gz \
 stage 2 "Fbank" --array --conf features --in "$data"/{train,dev}.jsonl.gz --out "$features"/{train,dev}.jsonl.gz \
   -- python -m speechlab.extract "$config" --data "$data" --to "$features" --nj "$nj"
 
-# What the network may answer: the training text's characters. Those of the test sets may not be looked at.
+# What the network may answer: the characters (or pieces of words) of the training text. Test sets are not looked at.
 stage 3 "Tokens" --conf tokens --in "$data/train.jsonl.gz" --out "$tokens/tokens.json" \
   -- python -m speechlab.tasks.asr.tokens "$config" --data "$data" --to "$tokens"
 
-# Which token follows which: counted, and (--lm_conf) by a network. Under its tokens: other tokens, another model.
+# Which token follows which: counted, and learned (--lm_conf). It lies under its tokens, for it knows no others.
 stage 3 "N-gram language model" --conf lm --in "$data/train.jsonl.gz" "$tokens/tokens.json" ${lm_text:+"$lm_text"} \
   --out "$lm"/lm.{arpa,json} -- python -m speechlab.tasks.asr.ngram "$config" --data "$data" --tokens "$tokens" \
   ${lm_text:+--text "$lm_text"} --to "$lm"
 [ -z "$lm_conf" ] || stage 3 "Language model as a network" --gpu --ddp --train --in "$tokens/tokens.json" "$lm_conf" \
   --out "$lm_exp/checkpoints/final.pt" -- python -m speechlab.train "$lm_conf" --data "$data" --exp "$lm_exp"
 
-# The sound is told the text, and finds by itself which frame is which character.
+# The network is told what was said, and finds by itself when: which frames make which character.
 stage 4 "Train" --gpu --ddp --train --conf features,tokens,data,model,decoder,loss,optim,train \
   --in "$features"/{train,dev}.jsonl.gz "$tokens/tokens.json" --out "$exp/checkpoints/final.pt" \
   -- python -m speechlab.train "$config" --data "$data" --exp "$exp"
 
-# One network, searched every way; the oracle hears without a fault, and shows what no search of its sounds can mend.
+# One network, searched every way. The oracle hears every syllable right: what it gets wrong, no better ear can mend.
 stage 5 "Decode" --gpu --conf decode --in "$exp/checkpoints/final.pt" "$features/test*.jsonl.gz" "$lm/lm.arpa" \
   ${lm_conf:+"$lm_exp/checkpoints/final.pt"} --out "$exp/decode/methods.json" -- python -m speechlab.decode "$exp" \
   --config "$config" --data "$data" --methods "$decode" --lm "$lm" ${lm_conf:+--neural_lm "$lm_exp"}

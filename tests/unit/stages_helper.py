@@ -1,6 +1,6 @@
 """A made-up house with one little recipe, for the tests of tools/recipe.sh and tools/stages.py.
 
-The tools are the real ones; cmd.sh, speechlab.config and the stages' work are stand-ins that need no package.
+The tools are the real ones; cmd.sh, speechlab.tasks and the stages' work are stand-ins that need no package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ path, *rest = sys.argv[1:]
 open("config_was_resolved", "a").write("x")
 pairs = [line.split(": ", 1) for line in open(path, encoding="utf-8").read().split("\\n") if line]
 pairs += [word.split("=", 1) for flag, word in zip(rest, rest[1:]) if flag == "--set"]
-known = {"features.num_mel_bins", "features.dither", "model.d", "train.epochs", "train.max_minutes"}
+known = {"features.num_mel_bins", "features.dither", "model.d", "model.log", "train.epochs", "train.max_minutes",
+         "train.log_steps", "train.threads", "train.keep"}
 resolved = {"features": {}, "model": {}, "train": {}}
 for key, value in pairs:
     if key not in known:
@@ -81,7 +82,7 @@ exec "$@"
 
 HEAD = """#!/usr/bin/env bash
 # A made-up recipe: it shows the rules.
-source "$(dirname "$0")/../../tools/recipe.sh"
+source "$(dirname "$(readlink -f "$0")")/../../tools/recipe.sh"
 option corpus mini "mini | other"
 option_path config conf/a.yaml "what to train"
 option_path data_dir "" "a folder of the user's"
@@ -116,8 +117,8 @@ class Recipe:
         for name in ("recipe.sh", "stages.py"):
             shutil.copy(TOOLS / name, house / "tools")
         config = "features.num_mel_bins: 80\nmodel.d: 4\ntrain.epochs: 2\n"
-        for path, text in ((house / "containers" / "cmd.sh", CMD), (house / "speechlab" / "config.py", CONFIG),
-                           (house / "speechlab" / "__init__.py", ""), (self.folder / "work.py", WORK),
+        for path, text in ((house / "containers" / "cmd.sh", CMD), (house / "speechlab" / "__init__.py", ""),
+                           (house / "speechlab" / "tasks" / "__main__.py", CONFIG), (self.folder / "work.py", WORK),
                            (self.folder / "conf" / "a.yaml", config)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ ALL = [".complete", "train.gz", "train", "best", "results.txt"]
 def test_everything_then_nothing(recipe):
     first = recipe.run()
     assert recipe.ran() == ALL
-    assert first.stdout.rstrip().endswith("done: exp/mini_a/results.txt")
+    assert first.stdout.splitlines()[-2] == "done: exp/mini_a/results.txt"  # and the opening of that file
     second = recipe.run()
     assert recipe.ran() == []
     lines = second.stdout.splitlines()
@@ -259,8 +259,8 @@ def test_dry_run_shows_states_and_commands_and_runs_nothing(recipe):
     before = sorted(str(path) for path in recipe.folder.rglob("*"))
     shown = recipe.run("--dry_run", "--stop_stage", "6").stdout
     assert "stage 2: Fbank: done\n" in shown
-    assert "stage 4: Train: to do\n" in shown
-    assert "stage 6: Score: to do\n" in shown
+    assert "stage 4: Train: to do: it was not done before\n" in shown
+    assert "stage 6: Score: to do: it was not done before\n" in shown
     assert sorted(str(path) for path in recipe.folder.rglob("*")) == before
     command = next(line for line in shown.splitlines() if "checkpoints/best" in line)
     assert recipe.ran() == []
@@ -291,10 +291,32 @@ def test_a_config_that_is_not_there(recipe):
 
 def test_code_that_changes_defaults_makes_the_cached_config_void(recipe):
     recipe.run("--stop_stage", "1")
-    config = recipe.house / "speechlab" / "config.py"
+    config = recipe.house / "speechlab" / "tasks" / "__main__.py"
     config.write_text(config.read_text(encoding="utf-8").replace('"fbank%d"', '"f%d"'), encoding="utf-8")
     recipe.run("--stop_stage", "2")
     assert (recipe.folder / "data" / "mini" / "f80" / "train").exists()
+
+
+def test_code_at_any_depth_can_change_defaults(recipe, tmp_path):
+    (tmp_path / "own").mkdir()
+    (recipe.folder / "local").symlink_to(tmp_path / "own")  # as Kaldi's recipes share theirs
+    resolved = 0
+    for path in (None, recipe.house / "speechlab" / "tasks" / "asr" / "config.py",
+                 recipe.house / "speechlab" / "a" / "b c" / "d" / "e.py", recipe.folder / "local" / "task.py",
+                 recipe.folder / "local" / "语音" / "net.py"):
+        for text in ("a = 1", "a = 2", "a = 2"):
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            recipe.run("--stop_stage", "1")
+        resolved += 2 if path else 1
+        assert (recipe.folder / "config_was_resolved").read_text() == resolved * "x", path
+    path.rename(path.with_name("other.py"))  # the same content under another name: another package
+    recipe.run("--stop_stage", "1")
+    assert (recipe.folder / "config_was_resolved").read_text() == (resolved + 1) * "x"
+    (recipe.folder / "local" / "notes.txt").write_text("no code")
+    recipe.run("--stop_stage", "1")
+    assert (recipe.folder / "config_was_resolved").read_text() == (resolved + 1) * "x"
 
 
 def test_moving_the_house_and_the_downloads_makes_nothing_stale(recipe, tmp_path):

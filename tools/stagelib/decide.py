@@ -12,6 +12,8 @@ The rules (DESIGN: "What runs"), for a stage between --stage and --stop_stage:
     --force                        a training starts afresh; the old experiment is moved aside, never deleted
     otherwise                      it is passed over. An input that has gone since (downloads removed to make room)
                                    is no reason to do it again
+
+Why a stage is done is said on the terminal and by --dry_run, and stays in its log's head and in its record.
 """
 
 from __future__ import annotations
@@ -23,19 +25,22 @@ import subprocess
 import sys
 import time
 
-from stagelib import interpreter, memory, process, state
+from stagelib import ending, interpreter, memory, process, state
 from stagelib.locks import Lock, host
 from stagelib.plan import Plan, Stage, Stop, short
 from stagelib.terminal import say
 
 DONE, RUN, KEEP = "done", "run", "keep"
+FIRST = "it was not done before"
+UNKNOWN = "there is no record of how it was made"
 
 
 class Decision:
-    """``what``: DONE, RUN, or KEEP (a stale training: stop); ``why``: a reason to print, or ""."""
+    """``what``: DONE, RUN, or KEEP (a stale training: stop); ``why``: the reason, always one for RUN and KEEP."""
 
     def __init__(self, what: str, why: str = "", adopt: bool = False):
-        self.what, self.why, self.adopt = what, why, adopt
+        self.what, self.adopt = what, adopt
+        self.why = why.replace("\n", "\\n")  # a value of the config may have several lines
 
 
 def decide(stage: Stage, plan: Plan, config: dict | None, record: dict | None) -> Decision:
@@ -44,42 +49,39 @@ def decide(stage: Stage, plan: Plan, config: dict | None, record: dict | None) -
     reasons, keys = [], {}
     if record and "inputs" in record:
         reasons, keys = state.changes(record, state.signature(stage, plan, config), state.defaults(stage, config))
-    entered = plan.values["stage"] != ""
-    status = record["status"] if record else ""
+    entered = f"entered by --stage {plan.values['stage']}" if plan.values["stage"] else ""
     if stage.train:
-        return _decide_training(stage, plan, entered, status, absent, reasons, keys)
+        return _decide_training(stage, plan, entered, record, absent, reasons, keys)
     reasons = state.key_reasons(keys) + reasons
+    unfinished = _unfinished(record, absent, plan)
     if entered:
-        return Decision(RUN)
-    if absent and status in ("", "done"):
-        return Decision(RUN, f"{short(absent[0], plan)} is gone" if record else "")
+        why = unfinished or (f"it was stale: {_few(reasons)}" if reasons else "" if record else UNKNOWN)
+        return Decision(RUN, f"{entered}; {why}" if why else entered)
+    if unfinished:
+        return Decision(RUN, unfinished)
     if not record:
-        return Decision(DONE, "taken as it is: there is no record of how it was made", adopt=True)
-    if status != "done":
-        return Decision(RUN, _unfinished(record))
-    if reasons:
-        return Decision(RUN, _few(reasons))
-    return Decision(DONE)
+        return Decision(DONE, f"taken as it is: {UNKNOWN}", adopt=True)
+    return Decision(RUN, _few(reasons)) if reasons else Decision(DONE)
 
 
-def _decide_training(stage: Stage, plan: Plan, entered: bool, status: str, absent: list[str], reasons: list[str],
+def _decide_training(stage: Stage, plan: Plan, entered: str, record: dict | None, absent: list[str], reasons: list[str],
                      keys: dict[str, tuple]) -> Decision:
     more = {key: keys.pop(key) for key in state.GROWING if key in keys}
     reasons = state.key_reasons(keys) + reasons
-    begun = _begun(stage)
+    grown = _few(state.key_reasons({key: (old, new) for key, (old, new) in more.items() if _grows(old, new)}))
+    begun, unfinished = _begun(stage), _unfinished(record, absent, plan)
     if plan.flag("force"):
-        return Decision(RUN, "afresh (--force)")
+        return Decision(RUN, "afresh (--force)" + (f"; it was stale: {_few(reasons)}" if begun and reasons else ""))
     if begun and reasons:
         return Decision(KEEP, _few(reasons))
-    grown = {key: (old, new) for key, (old, new) in more.items() if _grows(old, new)}
-    if entered and begun:
-        return Decision(RUN, "goes on from its checkpoint")
-    if not absent and not status:
-        return Decision(DONE, "taken as it is: there is no record of how it was made", adopt=True)
-    if status == "done" and not absent:
-        why = f"{_few(state.key_reasons(grown))}: it goes on"
-        return Decision(RUN, why) if grown else Decision(DONE)
-    return Decision(RUN, "goes on from its checkpoint" if begun else "")
+    if begun and (entered or unfinished):
+        why = "; ".join(filter(None, (entered, unfinished if unfinished != FIRST else UNKNOWN, grown)))
+        return Decision(RUN, f"goes on from its checkpoint ({why})")
+    if unfinished:
+        return Decision(RUN, f"{entered}; {unfinished}" if entered else unfinished)
+    if not record:
+        return Decision(DONE, f"taken as it is: {UNKNOWN}", adopt=True)
+    return Decision(RUN, f"{grown}: it goes on") if grown else Decision(DONE)
 
 
 def _begun(stage: Stage) -> bool:
@@ -97,7 +99,12 @@ def _few(reasons: list[str]) -> str:
     return "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
 
 
-def _unfinished(record: dict) -> str:
+def _unfinished(record: dict | None, absent: list[str], plan: Plan) -> str:
+    """What is not there of the stage, or why not; "" if it was done, or if somebody else made its outputs."""
+    if not record:
+        return FIRST if absent else ""
+    if record["status"] == "done":
+        return f"{short(absent[0], plan)} is gone" if absent else ""
     if record["status"] == "failed":
         return f"it failed with status {record.get('exit_status')}"
     return "it was not ended" if record["status"] != "unreadable" else "its record can't be read"
@@ -237,6 +244,7 @@ def run(plan: Plan) -> int:
         say("done: " + " ".join(short(path, plan) for path in worked.outputs))
     else:
         say(f"nothing to do ({plan.values['run']} --stage N does stage N and those after it again)")
+    ending.answer(selected[-1], plan)
     return 0
 
 
@@ -265,7 +273,7 @@ def _mention_gpu(plan: Plan, selected: list[Stage]) -> None:
 def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, child: process.Child, lock: Lock) -> int:
     """Run one stage: 0, or the status to exit with, after it was said why."""
     python = interpreter.choose(plan)
-    if decision.why:
+    if decision.why != FIRST:
         say(f"{stage.name}: {decision.why}")
     say(f"{stage.name}: {stage.title}")
     if stage.train and plan.flag("force"):
@@ -276,10 +284,10 @@ def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, c
     line = process.shown(command, plan.values["recipe"], plan.values["repo"])
     say(f"  $ {line}")
     now = state.signature(stage, plan, config, with_content=True)
-    state.save(stage, "running", now, host=host())
+    state.save(stage, "running", now, host=host(), why=decision.why)
     setting = " ".join(f"{name}={shlex.quote(value)}" for name, value in env.items() if name != "PATH")
     header = (f"# {time.strftime('%Y-%m-%d %H:%M:%S')} on {host()}\n# (cd {shlex.quote(plan.values['recipe'])} && "
-              f"{setting} \\\n#  {line})\n")
+              f"{setting} \\\n#  {line})\n# why: {decision.why}\n")
     log = process.Log(stage.log_path, header)
     start, kills = time.time(), memory.kills()
     try:
@@ -288,24 +296,25 @@ def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, c
         log.close()
         if child.signal and interpreter.engine():  # its client may have been killed, which no container hears of
             subprocess.run([command[0], "--clean"], stdin=subprocess.DEVNULL)
-    why = f" ({memory.reason(kills)})" if status == 137 and not child.signal else ""
-    return conclude(stage, plan, now, status, child.signal, round(time.time() - start, 1), why)
+    killed = f" ({memory.reason(kills)})" if status == 137 and not child.signal else ""
+    return conclude(stage, plan, now, decision.why, status, child.signal, round(time.time() - start, 1), killed)
 
 
-def conclude(stage: Stage, plan: Plan, now: dict, status: int, signal: int, seconds: float, why: str = "") -> int:
-    """Record how the stage ended, say it (``why`` is what is known of a failure), and return the status to exit with
-    (0: go on)."""
+def conclude(stage: Stage, plan: Plan, now: dict, why: str, status: int, signal: int, seconds: float,
+             killed: str) -> int:
+    """Record how the stage ended, with ``why`` it was run; say it, with what is known of why it was ``killed``; and
+    return the status to exit with (0: go on)."""
     absent = [path for path in stage.outputs if not os.path.exists(path)]
     again = plan.command_line()
     if status == 0 and not absent:
-        state.save(stage, "done", now, seconds=seconds)
+        state.save(stage, "done", now, seconds=seconds, why=why)
         if not signal:
             say(f"{stage.name}: {stage.title}: made in {seconds:.0f} s")
             return 0
     elif signal or status == process.REQUEUE:
-        state.save(stage, "interrupted", now, exit_status=status)
+        state.save(stage, "interrupted", now, exit_status=status, why=why)
     else:
-        state.save(stage, "failed", now, exit_status=status)
+        state.save(stage, "failed", now, exit_status=status, why=why)
     if status == process.REQUEUE:
         print(f"{stage.name}: {stage.title}: saved, to be requeued; it goes on with: {again}", file=sys.stderr)
         return process.REQUEUE
@@ -317,7 +326,7 @@ def conclude(stage: Stage, plan: Plan, now: dict, status: int, signal: int, seco
         print(f"error: {stage.name}: {stage.title} ended without an error but did not make {short(absent[0], plan)}; "
               f"log: {stage.log_path}", file=sys.stderr)
         return 1
-    print(f"error: {stage.name}: {stage.title} failed with status {status}{why}; log: {stage.log_path}",
+    print(f"error: {stage.name}: {stage.title} failed with status {status}{killed}; log: {stage.log_path}",
           file=sys.stderr)
     return status
 
@@ -343,7 +352,7 @@ def dry_run(plan: Plan, selected: list[Stage], config: dict | None) -> int:
         elif decision.what == DONE:
             shows = f"done, unless {source.name} makes something else"
         else:
-            shows = "to do" + (f": {decision.why}" if decision.why else "") + (f"; but {missing}" if missing else "")
+            shows = f"to do: {decision.why}" + (f"; but {missing}" if missing else "")
             anew.append(stage)
         gpu = f" SPEECHLAB_NGPU={plan.values['ngpu']}" if stage.gpu else ""
         say(f"{stage.name}: {stage.title}: {shows}")

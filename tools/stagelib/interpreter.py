@@ -113,7 +113,7 @@ def resolved_config(plan: Plan) -> dict | None:
     """The resolved config as nested dictionaries, under ``state.DEFAULTS`` those of its defaults; None in a dry run
     that has no Python to resolve it.
 
-    Read from data/.cache, where recipe.sh finds the sections' names as well, or made by ``python -m speechlab.config``
+    Read from data/.cache, where recipe.sh finds the sections' names as well, or made by ``python -m speechlab.tasks``
     and kept there. A wrong config ends the run with that program's own line and status.
     """
     config, key = plan.values["config"], plan.values["key"]
@@ -133,7 +133,7 @@ def resolved_config(plan: Plan) -> dict | None:
         return None
     wrap = [os.path.join(plan.values["repo"], "containers", "cmd.sh"), "--backend", "local", "--"] if engine() else []
     sets = [word for pair in plan.sets for word in ("--set", pair)]
-    done = subprocess.run([*wrap, python, "-m", "speechlab.config", config, *sets, "--json"], stdin=subprocess.DEVNULL,
+    done = subprocess.run([*wrap, python, "-m", "speechlab.tasks", config, *sets, "--json"], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, encoding="utf-8")
     if done.returncode:
         raise SystemExit(done.returncode)  # it has said why, in one line
@@ -142,7 +142,7 @@ def resolved_config(plan: Plan) -> dict | None:
         names = "".join(f"{section}={name}\n" for section, name in answer["names"].items())
         resolved = {**answer["resolved"], DEFAULTS: answer.get("defaults", {})}
     except (ValueError, KeyError, AttributeError):
-        raise Stop(f"python -m speechlab.config gave no JSON for {config}: {done.stdout[:200]!r}") from None
+        raise Stop(f"python -m speechlab.tasks gave no JSON for {config}: {done.stdout[:200]!r}") from None
     write(cache + ".json", json.dumps(answer, ensure_ascii=False))
     write(cache + ".names", names)
     return resolved

@@ -107,8 +107,8 @@ class Plan:
             position += 2 + count
             if kind == "value":
                 self.values[record[0]] = record[1]
-                if record[0] == "script":
-                    Plan.script = record[1]
+                if record[0] == "run":
+                    Plan.script = os.path.basename(record[1])
             elif kind == "own":
                 options = self.own
             elif kind == "option":

@@ -1,7 +1,8 @@
 """What is recorded of a stage, and what has changed since.
 
 A record lies beside the stage's outputs, in ``.stages/<number>_<title>.json``: ``status`` (running, done, failed,
-interrupted) and a signature of three parts, each kept readable so that a reason can be told:
+interrupted), ``why`` the stage was run, and a signature of three parts, each kept readable so that a reason can be
+told:
 
     arguments   the command's words, less those that change no result
     config      the sections of the resolved config that the stage names by --conf, flattened
@@ -22,9 +23,19 @@ from collections.abc import Iterator
 
 from stagelib.plan import Plan, Stage, Stop, nearest
 
-# How a result is made, but not what it is. Keys of the config count by their last part.
-INDIFFERENT = {"nj", "ngpu", "num_workers", "engine", "image", "backend", "log", "log_every", "log_steps",
-               "tensorboard", "histograms", "wandb"}
+# Options of a stage's command that say how a result is made, but not what it is: its processes, and cmd.sh's own, where
+# a stage calls that itself.
+INDIFFERENT_OPTIONS = {"nj", "ngpu", "num_workers", "engine", "image", "backend", "log"}
+# Keys of the config of the same kind, each by its full path: a model may well have an argument called log or image.
+INDIFFERENT_KEYS = {
+    "data.num_workers",  # who reads: what an epoch holds depends on seed and epoch alone
+    "data.resident",  # where the images lie: on the device or beside it
+    "train.threads",  # who computes, as --ngpu: sums are rounded otherwise, no more
+    "train.log_steps", "train.tensorboard", "train.histograms", "train.wandb",  # what is told of a training
+    "train.save_minutes", "train.keep",  # what an interruption may cost: a resumed training gives the same result
+}
+# All else counts, also what is nearly of this kind: train.amp (another arithmetic), train.average (other weights),
+# decode.batch_size and decode.max_duration (the speed that results.txt tells is theirs).
 # A training that was given more of these goes on from where it is.
 GROWING = ("train.epochs", "train.max_minutes")
 LARGEST_HASHED = 256 << 20  # bytes; what is larger (a feature archive, say) goes by size and time alone
@@ -69,7 +80,7 @@ def arguments(stage: Stage, plan: Plan) -> list[str]:
     words, kept = list(stage.command), []
     while words:
         word = words.pop(0)
-        if word.startswith("--") and word[2:].partition("=")[0] in INDIFFERENT:
+        if word.startswith("--") and word[2:].partition("=")[0] in INDIFFERENT_OPTIONS:
             if "=" not in word and words and not words[0].startswith("--"):
                 words.pop(0)
         elif not (stage.conf and word == plan.values["config"]):
@@ -95,7 +106,7 @@ def sections(stage: Stage, config: dict, strict: bool = True) -> dict[str, objec
         if isinstance(value, dict):
             for name, inner in value.items():
                 add(f"{key}.{name}", inner)
-        elif key.rsplit(".", 1)[-1] not in INDIFFERENT:
+        elif key not in INDIFFERENT_KEYS:
             flat[key] = value
 
     for section in stage.conf:
@@ -183,7 +194,7 @@ def changes(record: dict, now: dict, defaults: dict[str, object] | None = None) 
     ``record["touched"]`` set), so that its content need not be read again.
     """
     was, is_ = record["config"], now["config"]
-    was = {key: value for key, value in was.items() if key.rsplit(".", 1)[-1] not in INDIFFERENT}  # of an older version
+    was = {key: value for key, value in was.items() if key not in INDIFFERENT_KEYS}  # of an older version
     young = {key for key, value in (defaults or {}).items() if key not in was and is_.get(key, NOT_SET) == value}
     keys = {key: (was.get(key, NOT_SET), is_.get(key, NOT_SET)) for key in [*was, *(k for k in is_ if k not in was)]
             if is_ and key not in young and was.get(key, NOT_SET) != is_.get(key, NOT_SET)}

@@ -1,0 +1,34 @@
+"""What the run says last: the answer. It is the opening paragraph of results.txt, and where the report lies."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from stagelib.plan import Plan, Stage, short
+from stagelib.terminal import say
+
+RESULTS, REPORT = "results.txt", "report.html"
+MOST_LINES = 20
+
+
+def answer(last: Stage, plan: Plan) -> None:
+    """Say it, if ``last``, the last stage that was asked for, makes results.txt."""
+    for path in last.outputs:
+        if os.path.basename(path) == RESULTS:
+            for line in opening(path):
+                say(line)
+            report = os.path.join(os.path.dirname(path), REPORT)
+            if os.path.exists(report):
+                say(f"report: {short(report, plan)}")
+
+
+def opening(path: str) -> list[str]:
+    """The lines of results.txt before its first empty one. None of a file of an earlier version, which begins with the
+    experiment's name as a comment, nor of one that can't be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = list(itertools.takewhile(str.strip, itertools.islice(file, MOST_LINES)))
+    except OSError:
+        return []
+    return [] if lines and lines[0].startswith("#") else [line.rstrip("\n") for line in lines]
