@@ -40,7 +40,9 @@ class TrainConfig:
     # Batches per optimiser step, over all processes: distributed.py shares them out, so that the number of processes
     # changes the speed and not the result.
     accum: int = 1
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # number type; auto: bf16 where the device has it, else fp32
+    # Number type of most of the computing; off: fp32; auto: bf16 where the device is fast in it, else fp16 on a GPU and
+    # fp32 on a CPU.
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     ema: float = 0.0  # decay per step of a running average of the weights, which is then judged and kept; 0: no average
     average: int = 1  # final.pt is the mean of the weights of this many best epochs
     patience: int = 0  # stop after this many epochs without a better metric; 0: never
