@@ -102,7 +102,7 @@ def _orthogonal(updates: list[Tensor]) -> list[Tensor]:
     rank = dist.get_rank() if size > 1 else 0
     cost = [u.numel() * min(u.shape) for u in updates]
     order = sorted(range(len(updates)), key=lambda i: -cost[i])
-    shares = [order[r::2 * size] + order[2 * size - 1 - r :: 2 * size] for r in range(size)]  # there and back: even shares
+    shares = [order[r::2 * size] + order[2 * size - 1 - r :: 2 * size] for r in range(size)]  # there and back: even
     mine = {i: newton_schulz(updates[i]) for i in shares[rank]}
     if size == 1:
         return [mine[i] for i in range(len(updates))]
