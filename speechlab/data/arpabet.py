@@ -26,9 +26,9 @@ def _read(word: str, spelled: bool) -> tuple[str, ...]:
 
 
 def phones(text: str) -> list[str]:
-    """The first reading of each word: RUBOUT T TWO -> R AH B AW T T IY T UW; ``<unk>`` for a word that isn't listed.
+    """The first reading of each word: RUBOUT T TWO -> R AH B AW T T IY T UW; ``<unk>`` for a word that is not listed.
 
-    A letter beside another letter is spelled and read as its name: A B -> EY B IY, but A WORD -> AH W ER D.
+    A single letter beside another one is read as its name: A B -> EY B IY, but A WORD -> AH W ER D.
     """
     words = text.lower().split()
     letters = [False, *(len(word) == 1 and word.isalpha() for word in words), False]

@@ -1,4 +1,4 @@
-"""Augmentation of features, seeded per (epoch, utterance): the same whatever the number of workers or processes."""
+"""Augmentation of features, seeded per epoch and utterance: the number of workers or processes does not change it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,18 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class SpecAugment:
-    """Section ``data.augment``. Masks as in Park et al. 2019 (arXiv 1904.08779), a change of tempo, and other throats.
+    """Section ``data.augment`` for speech: masks in time and frequency (Park et al. 2019, arXiv 1904.08779), other
+    tempos, and other speakers."""
 
-    vtlp: vocal tract length perturbation (Jaitly and Hinton 2013): the frequency axis is scaled by a factor drawn from
-    [1 - vtlp, 1 + vtlp], as if another speaker had said it; with tempo, what a change of speed does.
-    tempo: the time axis is resampled by a factor drawn from [1 - tempo, 1 + tempo] (0 leaves it).
-    freq_masks x freq_width: at most so many masks of at most so many bins; time_masks x time_width: likewise in frames,
-    and never more than ``time_share`` of an utterance in one mask.
-    """
-
+    # Vocal tract length perturbation (Jaitly and Hinton 2013): the frequency axis is scaled by a factor drawn from
+    # [1 - vtlp, 1 + vtlp], as if another speaker spoke. Together with tempo it does what a change of speed does.
     vtlp: float = 0.0
-    tempo: float = 0.0
-    freq_masks: int = 2
-    freq_width: int = 20
-    time_masks: int = 2
-    time_width: int = 20
-    time_share: float = 0.15
+    tempo: float = 0.0  # the time axis is resampled by a factor drawn from [1 - tempo, 1 + tempo]; 0: not
+    freq_masks: int = 2  # bands of mel bins set to 0 in each utterance
+    freq_width: int = 20  # mel bins in the widest band; each width is drawn from 0 to this
+    time_masks: int = 2  # stretches of frames set to 0 in each utterance
+    time_width: int = 20  # frames in the longest stretch; each length is drawn from 0 to this
+    time_share: float = 0.15  # but no stretch covers more than this share of the utterance
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """(T, bins) normalised features (mean 0: masks write 0) -> augmented copy, of another T where tempo > 0."""
@@ -51,10 +47,10 @@ class SpecAugment:
 
 
 def scale_frequency(x: Tensor, factor: float, low: float = 20.0, high: float = 8000.0) -> Tensor:
-    """(T, mel bins) with what stood at frequency f moved to ``factor`` f, by linear interpolation between bins.
+    """Move what stands at frequency f to ``factor`` * f in x (T, mel bins), by linear interpolation between bins.
 
-    The bins are taken to be mel filters from ``low`` to ``high`` Hz (Kaldi's at 16 kHz); beyond the ends the last bin
-    is repeated.
+    The bins are taken for mel filters from ``low`` to ``high`` Hz (Kaldi's at 16 kHz); beyond the ends the outermost
+    bin is repeated.
     """
     bins = x.shape[1]
     bottom, top = (1127.0 * np.log1p(np.array([low, high]) / 700.0)).tolist()
@@ -69,13 +65,13 @@ def scale_frequency(x: Tensor, factor: float, low: float = 20.0, high: float = 8
 
 
 def item_rng(seed: int, epoch: int, item: str) -> np.random.Generator:
-    """A generator that depends on nothing but these three."""
+    """A random generator that depends on seed, epoch and item alone."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{item}".encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def seed_everything(seed: int) -> None:
-    """Python's, numpy's and torch's global generators."""
+    """Seed the global random generators of Python, numpy and torch."""
     import random
 
     random.seed(seed)

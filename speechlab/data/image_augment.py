@@ -1,4 +1,4 @@
-"""Augmentation of images as tensor operations on the whole batch, on its device; each image has its own draw."""
+"""Augmentation of images: tensor operations on a whole batch, on its device; each image has its own random draw."""
 
 from __future__ import annotations
 
@@ -13,28 +13,22 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Section ``data.augment``; what is 0 or off does nothing.
+    """Section ``data.augment`` for images; what is 0 or off does nothing."""
 
-    flip: left and right change places: ``on`` in half of the images at random; ``alternate`` in every other epoch, so
-    that each pair of epochs shows both (which comes first is drawn once an image): Jordan 2024 (arXiv 2404.00498).
-    translate: shift by at most so many whole pixels each way. padding: what comes in at the border then, and under
-    ``degrees``, ``scale``, ``shear``, ``elastic``: the image mirrored, its edge repeated, or zeros (after normalisation
-    the mean colour, which is not the black of MNIST's border).
-    cutout: a square of so many pixels a side, its centre anywhere, is set to 0: DeVries and Taylor 2017 (arXiv
-    1708.04552).
-    degrees, shear: at most so many degrees of rotation and slant, either way. scale: larger or smaller by at most this
-    share (0.1: from 0.9 to 1.1).
-    elastic: pixels (standard deviation) by which the nodes of a coarse grid move, 7 pixels or so apart, the rest
-    following smoothly: Ronneberger et al. 2015 (arXiv 1505.04597), after Simard et al. 2003.
-    """
-
+    # Mirror left and right: on, in half of the images at random; alternate, in every other epoch, so that each pair of
+    # epochs shows both sides (which one comes first is drawn once per image): Jordan 2024 (arXiv 2404.00498).
     flip: Literal["off", "on", "alternate"] = "off"
-    translate: int = 0
+    translate: int = 0  # whole pixels of the largest shift, each way in height and width
+    # What comes in at the border when an image is moved or warped: reflect: the image mirrored; edge: its edge
+    # repeated; zeros: after normalisation the mean colour, which is not the black of MNIST's border.
     padding: Literal["reflect", "edge", "zeros"] = "reflect"
+    # Side in pixels of a square that is set to 0, its centre anywhere: DeVries and Taylor 2017 (arXiv 1708.04552).
     cutout: int = 0
-    degrees: float = 0.0
-    scale: float = 0.0
-    shear: float = 0.0
+    degrees: float = 0.0  # largest rotation, either way
+    scale: float = 0.0  # largest change of size: 0.1 draws from 0.9 to 1.1 times
+    shear: float = 0.0  # degrees of the largest slant, either way
+    # Elastic distortion: the nodes of a coarse grid, about 7 pixels apart, move by random pixels with this standard
+    # deviation, and the rest follows smoothly: Ronneberger et al. 2015 (arXiv 1505.04597), after Simard et al. 2003.
     elastic: float = 0.0
 
     def __post_init__(self) -> None:
@@ -49,7 +43,7 @@ def augment(x: Tensor, rng: torch.Generator | None, config: Augment, flip: Tenso
     """(B, C, H, W) float -> the same shape and memory format, each image changed by its own draw.
 
     Args:
-        rng: draws from this generator (where it lives; None: the device's global one).
+        rng: the random generator to draw from, on its own device; None: the global one of the batch's device.
         flip: (B,) bool, for ``flip: alternate``: which images are mirrored now (ImageLoader's batch["flip"]).
     """
     last = x.is_contiguous(memory_format=torch.channels_last)
@@ -72,12 +66,12 @@ def augment(x: Tensor, rng: torch.Generator | None, config: Augment, flip: Tenso
 
 
 def mirror(x: Tensor, which: Tensor) -> Tensor:
-    """Left and right change places in the images that ``which``, (B,) bool, names."""
+    """Mirror left and right in the images of x (B, C, H, W) where ``which`` (B,) is True."""
     return torch.where(which[:, None, None, None], x.flip(3), x)
 
 
 def translate(x: Tensor, shift: Tensor, most: int, padding: str = "reflect") -> Tensor:
-    """Image b moves ``shift[0, b]`` pixels down and ``shift[1, b]`` to the right, at most ``most`` each way."""
+    """Move image b of x (B, C, H, W) by ``shift[0, b]`` pixels down and ``shift[1, b]`` right, ``most`` at most."""
     batch, _, height, width = x.shape
     padded = _pad(x, most, padding)
     # All windows of the padded images as a view, of which each image picks one: one copy, of whole rows.
@@ -87,7 +81,7 @@ def translate(x: Tensor, shift: Tensor, most: int, padding: str = "reflect") -> 
 
 
 def cutout(x: Tensor, centre: Tensor, side: int) -> Tensor:
-    """A square of ``side`` pixels around ``centre[:, b]`` (row, column) is set to 0, as far as it is inside."""
+    """Set a square of ``side`` pixels around ``centre[:, b]`` (row, column) to 0, as far as it is in the image."""
     inside = []
     for middle, length in zip(centre, x.shape[2:]):
         away = torch.arange(length, device=x.device)[None] - middle[:, None] + side // 2
@@ -96,9 +90,12 @@ def cutout(x: Tensor, centre: Tensor, side: int) -> Tensor:
 
 
 def warp(x: Tensor, matrix: Tensor, displacement: Tensor | None = None, padding: str = "reflect") -> Tensor:
-    """Resample bilinearly: the pixel at p (x, y, from the image's middle) shows what stood at ``matrix[b]`` p + d.
+    """Warp x (B, C, H, W), bilinearly: the pixel at p shows what stood at ``matrix[b]`` p + d.
 
-    matrix: (B, 2, 2), acting on (x, y) in pixels; displacement: (B, 2, H, W), d in pixels (x, y).
+    Args:
+        matrix: (B, 2, 2); it acts on p = (x, y), in pixels from the image's middle.
+        displacement: (B, 2, H, W), d = (x, y) of each pixel, in pixels; None for 0.
+        padding: as :class:`Augment` says.
     """
     batch, _, height, width = x.shape
     half = torch.tensor([width / 2, height / 2], device=x.device)  # grid_sample's unit, by axis
@@ -111,17 +108,17 @@ def warp(x: Tensor, matrix: Tensor, displacement: Tensor | None = None, padding:
 
 
 def _matrices(x: Tensor, rng: torch.Generator | None, config: Augment) -> Tensor:
-    """(B, 2, 2): rotation times slant times scale, each drawn evenly from its range."""
+    """Matrices (B, 2, 2) for :func:`warp`: rotation times slant times scale, each drawn evenly from its range."""
     turn, slant, size = 2 * _draw((3, len(x)), rng, x.device) - 1
     turn, slant = turn * math.radians(config.degrees), torch.tan(slant * math.radians(config.shear))
-    size = 1 / (1 + config.scale * size)  # we say where a pixel comes from: larger is nearer to the middle
+    size = 1 / (1 + config.scale * size)  # inverted, since a warp says where a pixel comes from
     cos, sin = turn.cos(), turn.sin()
     rows = [cos, cos * slant - sin, sin, sin * slant + cos]
     return (torch.stack(rows) * size).T.reshape(-1, 2, 2)
 
 
 def _displacements(x: Tensor, rng: torch.Generator | None, pixels: float) -> Tensor | None:
-    """(B, 2, H, W) in pixels, smooth; None where nothing moves."""
+    """Smooth displacements (B, 2, H, W) in pixels for :func:`warp`; None where nothing moves."""
     if not pixels:
         return None
     height, width = x.shape[2:]
@@ -131,7 +128,7 @@ def _displacements(x: Tensor, rng: torch.Generator | None, pixels: float) -> Ten
 
 
 def _bicubic(nodes: int, pixels: int, device: torch.device) -> Tensor:
-    """(pixels, nodes): bicubic interpolation as a matrix, many times faster on a CPU than interpolating each image."""
+    """Bicubic interpolation as a matrix (pixels, nodes): on a CPU many times faster than interpolating each image."""
     unit = torch.eye(nodes, device=device)[None, :, :, None]
     return F.interpolate(unit, (pixels, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T
 

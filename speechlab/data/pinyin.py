@@ -4,14 +4,14 @@ from __future__ import annotations
 
 
 def syllables(text: str) -> list[str]:
-    """Tonal syllables, one a character: 你好 -> ni3 hao3; neutral is 5. What is no hanzi is left out."""
+    """Tonal syllables, one per hanzi: 你好 -> ni3 hao3; the neutral tone is 5. Other characters are left out."""
     from pypinyin import Style, lazy_pinyin
 
     return lazy_pinyin(text, style=Style.TONE3, neutral_tone_with_five=True, errors="ignore")
 
 
 def phones(text: str) -> list[str]:
-    """Initials and tonal finals: 你好 -> n i3 h ao3. Some 200 units, seen often, where characters are thousands."""
+    """Initials and tonal finals: 你好 -> n i3 h ao3. They are about 200, each seen often; characters are thousands."""
     from pypinyin import Style, lazy_pinyin
 
     initials = lazy_pinyin(text, style=Style.INITIALS, strict=False, errors="ignore")

@@ -1,9 +1,9 @@
 """Any ARPA language model, read onto a recogniser's token ids and scored in arrays.
 
-A backoff model is a graph. A state is a context that the file knows, an arc is an n-gram (context, token) with its
-probability, and what a state lacks is asked of its fallback, the context without its first token, at the price of the
-state's backoff weight. All arcs stand in one array sorted by ``state * V + token``, states numbered by order: arc a
-of a lower order leads to the state a + 1. Looking up thousands of (state, token) is then a few numpy operations.
+A backoff model is a graph. A state is a context that the file knows. An arc is an n-gram (context, token) with its
+probability. A state that lacks a token asks its fallback, the context without its first token, and pays with its
+backoff weight. All arcs stand in one array, sorted by ``state * V + token``; states are numbered by order, and arc a of
+a lower order leads to the state a + 1. Looking up thousands of (state, token) is then a few numpy operations.
 """
 
 from __future__ import annotations
@@ -31,63 +31,24 @@ class ArpaLM:
     Args:
         units: the recogniser's units in the order of ids; the first, blank, is no word.
         sections: the n-grams by order.
+        where: what messages call the model.
     Raises:
         UserError: where an n-gram stands twice, or its context does not stand in the file.
     """
 
     def __init__(self, units: Sequence[str], sections: Sequence[Section], where: str = "language model"):
         self.units, self.order = list(units), len(sections)
-        size = len(self.units)
-        # Of the empty state 0, an arc for each token: arcs 0 ... V - 1, and states 1 ... V after them.
-        first = sections[0]
-        keys, log_probs = np.arange(size), np.empty(size)
-        backoffs = np.zeros(1 + size)
-        log_probs[first.ids[:, 0]] = first.log_probs
-        if self.order > 1:  # what is of the highest order is no context
-            backoffs[1 + first.ids[:, 0]] = first.backoffs
-        fallbacks = np.zeros(1 + size, np.int64)
-        follow = 1 + np.arange(size)
-        for order, section in enumerate(sections[1:], 2):
-            contexts = 1 + section.ids[:, 0]
-            for column in range(1, order - 1):
-                contexts = 1 + _search(keys, contexts * size + section.ids[:, column])
-                if not contexts.all():
-                    line = section.lines[np.argmin(contexts)]
-                    raise UserError(f"{where}, line {line}: the context of this {order}-gram is not in the file")
-            mine = contexts * size + section.ids[:, -1]
-            rank = np.argsort(mine, kind="stable")
-            twice = np.flatnonzero(mine[rank][1:] == mine[rank][:-1])
-            if len(twice):
-                raise UserError(f"{where}, line {section.lines[rank[twice[0] + 1]]}: this n-gram stands in it twice")
-            shorter = _suffixes(keys, fallbacks, contexts[rank], section.ids[rank, -1], size)
-            if order < self.order:
-                follow = np.concatenate([follow, 1 + len(keys) + np.arange(len(rank))])
-                fallbacks = np.concatenate([fallbacks, shorter])
-                backoffs = np.concatenate([backoffs, section.backoffs[rank]])
-            else:
-                follow = np.concatenate([follow, shorter])
-            keys = np.concatenate([keys, mine[rank]])
-            log_probs = np.concatenate([log_probs, section.log_probs[rank]])
-
-        states = len(fallbacks)
-        self._first = np.searchsorted(keys, np.arange(states + 1) * size)  # state s has arcs first[s]...first[s+1]-1
-        # A state that knows no arc and whose weight is 1 is its fallback under another name.
-        needed = (np.diff(self._first) > 0) | (backoffs != 0)
-        proper = np.arange(states)
-        for _ in range(self.order - 1):  # each round, one token shorter
-            proper = np.where(needed[proper], proper, fallbacks[proper])
-        # A state, its fallback, the fallback's: (order - 1, states), and what is paid by then: (states, order). The
-        # empty state, which knows every token, is left out where it is the last. Small types keep it in the cache.
-        chain, paid = [np.arange(states)], [np.zeros(states)]
-        for _ in range(self.order - 1):
-            paid.append(paid[-1] + backoffs[chain[-1]])
-            chain.append(proper[fallbacks[chain[-1]]])
-        self._chains, self._paid = np.stack(chain)[:-1].astype(np.int32), np.stack(paid, 1).astype(np.float32)
-        self._start, self._follow = int(proper[1]), proper[follow]
-        self._keys = np.append(keys, np.iinfo(np.int64).max)  # what an empty slot points to is no key
-        self._log_probs = log_probs.astype(np.float32)
-        self._table, self._shift = _cuckoo(keys)
-        self._none = len(keys)
+        graph = _Graph(sections[0], len(self.units), self.order)
+        for section in sections[1:]:
+            graph.add(section, where)
+        self._first = graph.first_arcs()
+        proper = graph.proper(self._first)
+        self._start, self._follow = int(proper[1]), proper[graph.follow]
+        self._chains, self._paid = graph.chains(proper)
+        self._keys = np.append(graph.keys, np.iinfo(np.int64).max)  # what an empty slot points to is no key
+        self._log_probs = graph.log_probs.astype(np.float32)
+        self._table, self._shift = _cuckoo(graph.keys)
+        self._none = len(graph.keys)
 
     @classmethod
     def read(cls, path: str | Path, units: Sequence[str]) -> ArpaLM:
@@ -206,25 +167,97 @@ def load(folder: str | Path, units: Sequence[str]) -> ArpaLM:
     return ArpaLM.read(folder / "lm.arpa", units)
 
 
+class _Graph:
+    """The states (S) and arcs (A) of a backoff model over V tokens, built order by order.
+
+    keys: (A,) state * V + token of each arc, ascending. log_probs: (A,) of the arcs. follow: (A,) states that the arcs
+    lead to. backoffs: (S,) weights. fallbacks: (S,) each state's context without its first token.
+    """
+
+    def __init__(self, section: Section, size: int, order: int):
+        """The 1-grams: the empty state 0 with an arc for each token, 0 ... V - 1, to the states 1 ... V."""
+        tokens = section.ids[:, 0]
+        self.size, self.order, self.reached = size, order, 1
+        self.keys, self.log_probs = np.arange(size), np.empty(size)
+        self.log_probs[tokens] = section.log_probs
+        self.follow, self.fallbacks = 1 + np.arange(size), np.zeros(1 + size, np.int64)
+        self.backoffs = np.zeros(1 + size)
+        if order > 1:  # an n-gram of the highest order is no context
+            self.backoffs[1 + tokens] = section.backoffs
+
+    def add(self, section: Section, where: str) -> None:
+        """Add the n-grams (n, order) of the next order: n arcs and, but for the highest order, n states."""
+        self.reached += 1
+        contexts = self._contexts(section, where)
+        keys = contexts * self.size + section.ids[:, -1]
+        rank = np.argsort(keys, kind="stable")
+        keys = keys[rank]
+        twice = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(twice):
+            raise UserError(f"{where}, line {section.lines[rank[twice[0] + 1]]}: this n-gram stands in it twice")
+        shorter = self._suffixes(contexts[rank], section.ids[rank, -1])
+        if self.reached < self.order:
+            self.follow = np.concatenate([self.follow, 1 + len(self.keys) + np.arange(len(rank))])
+            self.fallbacks = np.concatenate([self.fallbacks, shorter])
+            self.backoffs = np.concatenate([self.backoffs, section.backoffs[rank]])
+        else:  # these are no contexts: the longest known one follows
+            self.follow = np.concatenate([self.follow, shorter])
+        self.keys = np.concatenate([self.keys, keys])
+        self.log_probs = np.concatenate([self.log_probs, section.log_probs[rank]])
+
+    def _contexts(self, section: Section, where: str) -> np.ndarray:
+        """The state of each n-gram without its last token, (n,): found token by token from the empty state."""
+        states = 1 + section.ids[:, 0]
+        for column in range(1, self.reached - 1):
+            states = 1 + _search(self.keys, states * self.size + section.ids[:, column])
+            if not states.all():
+                line = section.lines[np.argmin(states)]
+                raise UserError(f"{where}, line {line}: the context of this {self.reached}-gram is not in the file")
+        return states
+
+    def _suffixes(self, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The state of the longest known suffix, the first token dropped, of each n-gram (context, token); all (n,)."""
+        answers = 1 + tokens  # the token alone; after </s>, which nothing follows, any state will do
+        contexts = self.fallbacks[contexts]
+        left = np.flatnonzero(contexts)
+        while len(left):
+            found = _search(self.keys, contexts[left] * self.size + tokens[left])
+            answers[left[found >= 0]] = 1 + found[found >= 0]
+            left = left[found < 0]
+            contexts[left] = self.fallbacks[contexts[left]]
+            left = left[contexts[left] > 0]
+        return answers
+
+    def first_arcs(self) -> np.ndarray:
+        """(S + 1,): state s has the arcs first[s] ... first[s + 1] - 1."""
+        return np.searchsorted(self.keys, np.arange(len(self.fallbacks) + 1) * self.size)
+
+    def proper(self, first: np.ndarray) -> np.ndarray:
+        """(S,): for each state the one to use in its place; ``first`` as :meth:`first_arcs` gives it.
+
+        A state without an arc and with a backoff weight of 1 is its fallback under another name.
+        """
+        needed = (np.diff(first) > 0) | (self.backoffs != 0)
+        proper = np.arange(len(self.fallbacks))
+        for _ in range(self.order - 1):  # each round, one token shorter
+            proper = np.where(needed[proper], proper, self.fallbacks[proper])
+        return proper
+
+    def chains(self, proper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every state, its fallback, that one's fallback..., (order - 1, S), and the log of the backoff weights paid on
+        the way there, (S, order). The last one, the empty state, knows every token: it is paid for but not written.
+        """
+        chain, paid = [np.arange(len(proper))], [np.zeros(len(proper))]
+        for _ in range(self.order - 1):
+            paid.append(paid[-1] + self.backoffs[chain[-1]])
+            chain.append(proper[self.fallbacks[chain[-1]]])
+        return np.stack(chain)[:-1].astype(np.int32), np.stack(paid, 1).astype(np.float32)  # small: the cache holds it
+
+
 def _search(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Positions of ``wanted`` in the sorted ``keys``, -1 where absent."""
     at = np.searchsorted(keys, wanted)
     return np.where(keys[np.minimum(at, len(keys) - 1)] == wanted, at, -1)
-
-
-def _suffixes(keys: np.ndarray, fallbacks: np.ndarray, contexts: np.ndarray, tokens: np.ndarray,
-              size: int) -> np.ndarray:
-    """The state of the longest known suffix, its first token dropped, of each n-gram (context, token)."""
-    answers = 1 + tokens  # the token alone; after </s>, which nothing follows, any state will do
-    contexts = fallbacks[contexts]
-    left = np.flatnonzero(contexts)
-    while len(left):
-        found = _search(keys, contexts[left] * size + tokens[left])
-        answers[left[found >= 0]] = 1 + found[found >= 0]
-        left = left[found < 0]
-        contexts[left] = fallbacks[contexts[left]]
-        left = left[contexts[left] > 0]
-    return answers
 
 
 def _slots(keys: np.ndarray, shift: np.uint64) -> tuple[np.ndarray, np.ndarray]:

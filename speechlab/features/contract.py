@@ -1,7 +1,8 @@
-"""The feature contract: everything that decides what number stands at a frame and bin, in one frozen record.
+"""The feature contract: one frozen record of everything that decides which number stands at a frame and bin.
 
-It is a config's section ``features:``, it lies beside stored features as ``contract.json``, and every checkpoint
-carries one, so that inference builds the front end that training had. No torch here: resolving a config is fast.
+It is the section ``features:`` of a config, it lies beside stored features as ``contract.json``, and every checkpoint
+carries one, so that inference builds the front end that training had. There is no torch here: resolving a config is
+fast.
 """
 
 from __future__ import annotations
@@ -21,40 +22,35 @@ _NOT_STORED = ("dither", "normalise")  # applied when a batch is made, so they l
 
 @dataclasses.dataclass(frozen=True)
 class FeatureContract:
-    """Log mel filter banks as Kaldi's ``compute-fbank-feats`` makes them; names and defaults are Kaldi's but for these.
+    """Section ``features``: log mel filter banks as Kaldi's ``compute-fbank-feats`` makes them.
 
-    Attributes:
-        num_mel_bins: 80, as ESPnet and icefall have it (Kaldi: 23).
-        low_freq, high_freq: Hz; a ``high_freq`` of 0 is the Nyquist frequency, a negative one counts down from it.
-        log_floor: energies below it are raised to it before the logarithm.
-        scaling: amplitudes as 16-bit integers (Kaldi; full scale is 32768) or as floats (full scale is 1).
-        dither: standard deviation of the noise added to the scaled amplitudes, in training on the fly only: stored
-            features and inference have none.
-        snip_edges: True keeps only the frames that lie whole in the signal (Kaldi's default); False centres one frame
-            on every shift and mirrors the signal at its ends. False is our default, as icefall's: lhotse counts frames
-            as duration / shift, and its collation refuses the two frames fewer that True gives.
-        normalise: 'utterance' makes mean 0 and variance 1 per utterance and bin; done on batches, never stored.
+    Names and defaults are Kaldi's, except where a comment says so.
     """
 
     kind: Literal["fbank"] = "fbank"
-    sample_rate: int = 16000
-    frame_length_ms: float = 25.0
-    frame_shift_ms: float = 10.0
-    num_mel_bins: int = 80
-    low_freq: float = 20.0
-    high_freq: float = 0.0
-    window: Literal["povey", "hanning", "hamming", "blackman", "rectangular"] = "povey"
-    preemphasis: float = 0.97
-    remove_dc_offset: bool = True
-    use_energy: bool = False
-    log_floor: float = KALDI_EPSILON
-    scaling: Literal["int16", "float"] = "int16"
+    sample_rate: int = 16000  # Hz; audio at another rate is resampled to it
+    frame_length_ms: float = 25.0  # milliseconds of signal in a frame
+    frame_shift_ms: float = 10.0  # milliseconds from one frame to the next
+    num_mel_bins: int = 80  # filters, so numbers per frame; 80 as in ESPnet and icefall (Kaldi: 23)
+    low_freq: float = 20.0  # Hz: lower edge of the lowest filter
+    high_freq: float = 0.0  # Hz: upper edge of the highest filter; 0: half the sample rate; negative: so far below it
+    window: Literal["povey", "hanning", "hamming", "blackman", "rectangular"] = "povey"  # fades a frame out at its ends
+    preemphasis: float = 0.97  # share of the sample before that is subtracted from each sample: raises high frequencies
+    remove_dc_offset: bool = True  # subtract the mean of each frame
+    use_energy: bool = False  # put the frame's log energy in front of the bins, as one number more
+    log_floor: float = KALDI_EPSILON  # smaller energies are raised to it before the logarithm
+    scaling: Literal["int16", "float"] = "int16"  # full scale of amplitudes: 32768 (Kaldi) or 1
+    # Standard deviation of noise that is added to the scaled amplitudes, only where training computes features on the
+    # fly: stored features and inference have none (Kaldi: 1.0).
     dither: float = 0.0
+    # True keeps only frames that lie whole in the signal (Kaldi). False centres a frame on every shift and mirrors the
+    # signal at its ends (icefall): lhotse counts frames as duration / shift, and refuses the two fewer that True gives.
     snip_edges: bool = False
+    # utterance: mean 0 and variance 1 for each utterance and bin, computed on batches and never stored (Kaldi: none).
     normalise: Literal["utterance", "none"] = "utterance"
 
     def __post_init__(self) -> None:
-        """Raises ValueError, beginning with the field's name, where a value cannot be."""
+        """Check the values: ValueError, beginning with the field's name, for one that is impossible."""
         for name in ("kind", "window", "scaling", "normalise"):
             allowed = get_args(get_type_hints(type(self))[name])
             if getattr(self, name) not in allowed:
@@ -93,7 +89,7 @@ class FeatureContract:
 
     @property
     def dim(self) -> int:
-        """Numbers a frame: the mel bins, and the log energy before them if ``use_energy``."""
+        """Numbers per frame: the mel bins, and the log energy before them if ``use_energy``."""
         return self.num_mel_bins + int(self.use_energy)
 
     def frames(self, samples: int) -> int:
@@ -103,7 +99,7 @@ class FeatureContract:
         return (samples + self.shift_samples // 2) // self.shift_samples
 
     def name(self) -> str:
-        """A folder's name, ``fbank80-3f2a``: kind, bins, 4 hex digits of SHA-256 over what changes stored numbers."""
+        """A name for a folder, ``fbank80-3f2a``: kind, bins, and a hash of all fields that change stored numbers."""
         stored = {name: value for name, value in self.to_dict().items() if name not in _NOT_STORED}
         return f"{self.kind}{self.num_mel_bins}-{hashlib.sha256(json.dumps(stored).encode()).hexdigest()[:4]}"
 
@@ -115,7 +111,7 @@ class FeatureContract:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "the feature contract") -> FeatureContract:
-        """What :meth:`to_dict` wrote; UserError (naming ``where``) on a field that is unknown or impossible."""
+        """Read what :meth:`to_dict` wrote; UserError, naming ``where``, for a field that is unknown or impossible."""
         known = [f.name for f in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -128,10 +124,10 @@ class FeatureContract:
 
 
 def require_same(stored: FeatureContract, wanted: FeatureContract, where: str | Path, normalise: bool = False) -> None:
-    """Raise UserError naming the first field in which ``stored`` (found at ``where``) is not what is ``wanted``.
+    """Raise UserError naming the first field in which ``stored``, found at ``where``, differs from ``wanted``.
 
-    Compared are the fields that change stored numbers; ``normalise=True`` compares that field too (two models, or a
-    model and the front end before it). ``dither`` belongs to one training and is never compared.
+    The fields that change stored numbers are compared. ``normalise=True`` compares that field too, for two models, or
+    for a model and the front end before it. ``dither`` belongs to one training and is never compared.
     """
     mine, theirs = wanted.to_dict(), stored.to_dict()
     for field in mine:
@@ -143,7 +139,7 @@ def require_same(stored: FeatureContract, wanted: FeatureContract, where: str | 
 
 
 def load_contract(folder: str | Path) -> FeatureContract:
-    """The contract of the features in ``folder``; UserError if it has none (their extraction never ended)."""
+    """The contract of the features in ``folder``; UserError if it has none, since their extraction never ended."""
     path = Path(folder) / FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -1,11 +1,13 @@
 """Kaldi's log mel filter banks, and their normalisation.
 
-Everything up to the spectrum is in float64, which keeps the result within 1e-4 of exact arithmetic. In float32 the
-rounding of strong frequencies shows in weak low bins; Kaldi's own does, so that no code agrees with it to 1e-3 in every
-number: on the mini corpus 7 numbers in a million are off by more with this one, 24 with lhotse's Fbank or torchaudio's.
-It takes about as long as the faster of those (in float32 a quarter less, and 18 off): pre-emphasis runs once over
-the signal and not over overlapping frames, frames are taken in blocks that stay in the cache, the large buffers are
-kept, and most zeros of the mel matrix are left out. ``tests/benchmarks/bench_fbank.py`` measures it.
+Everything up to the spectrum is in float64, which keeps the result within 1e-4 of exact arithmetic. In float32, as in
+Kaldi itself, the rounding errors of strong frequencies show in weak low bins. So no code agrees with Kaldi to 1e-3 in
+every number: on the mini corpus, 7 numbers in a million differ by more with this code, and 24 with lhotse's Fbank or
+torchaudio's (this code in float32: 18, in three quarters of the time).
+
+It takes about as long as the faster of those two. Pre-emphasis runs once over the signal and not over overlapping
+frames; frames are taken in blocks that stay in the cache; large buffers are used again; and most zeros of the mel
+matrix are left out. ``tests/benchmarks/bench_fbank.py`` measures it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor
 from speechlab.errors import UserError
 from speechlab.features.contract import FeatureContract
 
-_BLOCK = 256  # frames at a time: 256 x 512 float64 are 1 MB, about a core's cache
+_BLOCK = 256  # frames at a time: 256 x 512 float64 are 1 MB, about the cache of a core
 
 
 def extract(samples: np.ndarray | Tensor, sample_rate: int, contract: FeatureContract,
@@ -30,16 +32,16 @@ def extract(samples: np.ndarray | Tensor, sample_rate: int, contract: FeatureCon
 
     Args:
         samples: (num_samples,) or (channels, num_samples); float with full scale 1, or int16. Channels are averaged.
-        sample_rate: of ``samples``, Hz; another rate than the contract's is resampled as ``lhotse``'s cuts are.
+        sample_rate: of ``samples``, in Hz. Another rate than the contract's is resampled to it, as lhotse does.
         contract: what to compute.
-        dither_seed: adds the contract's dither with this seed (training); None adds none, whatever the contract says.
+        dither_seed: the seed of the contract's dither, in training; None adds none, whatever the contract says.
     Returns:
-        (frames, contract.dim) float32 on the device of ``samples``; no frames if the signal is too short for one.
+        (frames, contract.dim) float32 on the device of ``samples``; 0 frames if the signal is too short for one.
     Reference:
         Kaldi, feat/feature-fbank.cc, feature-window.cc and mel-computations.cc.
     """
     wave = torch.as_tensor(samples)
-    if wave.device.type == "mps":  # has no float64
+    if wave.device.type == "mps":  # Apple's GPUs have no float64
         return extract(wave.cpu(), sample_rate, contract, dither_seed).to(wave.device)
     with torch.no_grad(), torch.autocast(wave.device.type, enabled=False):
         wave = _mono(wave, sample_rate, contract.sample_rate)
@@ -58,8 +60,8 @@ def normalise(x: Tensor, lengths: Tensor) -> Tensor:
         x: (batch, frames, bins), padded at the end with anything.
         lengths: (batch,) frames of each utterance.
     Returns:
-        A tensor like ``x``, zero in the padding. An utterance's values do not depend, to the bit, on what it is batched
-        with: that is why this is a loop, since a sum over a padded axis may be taken in another order.
+        A tensor like ``x``, zero in the padding. The rest of the batch does not change an utterance's values by a
+        single bit. That is why this is a loop: a sum over a padded axis may be taken in another order.
     """
     out = torch.zeros_like(x)
     for utterance, result, length in zip(x, out, lengths.tolist()):
@@ -70,7 +72,7 @@ def normalise(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _mono(wave: Tensor, rate: int, wanted: int) -> Tensor:
-    """(num_samples,) float64 with full scale 1, at the rate ``wanted``."""
+    """``wave`` as (num_samples,) float64 with full scale 1, at ``wanted`` Hz."""
     if wave.ndim == 2 and wave.shape[0] > max(64, wave.shape[1]):
         raise ValueError(f"samples must be (channels, num_samples), not {tuple(wave.shape)}")
     wave = wave.double() if wave.is_floating_point() else wave.double() / 32768.0
@@ -122,14 +124,16 @@ def _fbank(wave: Tensor, contract: FeatureContract) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _workspace(size: int, length: int, device: torch.device, thread: int) -> tuple[Tensor, Tensor]:
-    """Frames (_BLOCK, size), zero beyond ``length``, and their spectra. Kept, since memory fresh from the system costs
-    a page fault every 4 kB, a tenth of the time; by thread, so that two do not write into one buffer."""
+    """Buffers for frames (_BLOCK, size), zero beyond ``length``, and for their spectra (_BLOCK, size / 2 + 1).
+
+    They are kept, since new memory costs a page fault every 4 kB, a tenth of the time. Each thread has its own.
+    """
     return (torch.zeros(_BLOCK, size, dtype=torch.float64, device=device),
             torch.empty(_BLOCK, size // 2 + 1, dtype=torch.complex128, device=device))
 
 
 def _mirror(wave: Tensor, left: int, count: int, length: int, shift: int) -> Tensor:
-    """The signal with its ends mirrored (the outermost sample twice), as often as a very short one needs it."""
+    """The signal with its ends mirrored, the outermost sample twice; a very short signal is mirrored several times."""
     size = wave.numel()
     right = max(0, (count - 1) * shift + length - left - size)
     outside = torch.cat((torch.arange(-left, 0), torch.arange(size, size + right))).remainder(2 * size)
@@ -163,7 +167,7 @@ def _tables(contract: FeatureContract, device: torch.device) -> tuple[Tensor, li
     if empty.size:
         raise UserError(f"features.num_mel_bins: {contract.num_mel_bins} is too many: bin {empty[0]} of them holds no "
                         f"point of the {_fft_size(contract)}-point FFT; take fewer, or a longer frame_length_ms")
-    # A filter is zero but for a few FFT bins; four blocks of neighbours hold a quarter of the whole matrix.
+    # A filter is zero except in a few FFT bins. Four blocks of neighbours hold a quarter of the whole matrix.
     blocks = []
     for group in np.array_split(np.arange(contract.num_mel_bins), min(4, math.ceil(contract.num_mel_bins / 16))):
         used = np.flatnonzero(weights[:, group].sum(1))

@@ -1,9 +1,10 @@
 """Stored features: Kaldi's binary archives, written and read through lhotse.
 
-An ``.ark`` holds many float32 matrices one after another, lossless, and Kaldi, ESPnet and kaldiio read it as it is (an
-scp line is ``utterance file.ark:offset``). One file holds 500 utterances, where lhotse's ``numpy_files`` makes a file
-of each: AISHELL-1 is 300 files (17 GB) and not 150,000. Importing this module registers reader and writer with lhotse,
-under the storage type ``kaldi_ark``; lhotse's own ``kaldiio`` type wants another package to read the same file.
+An ``.ark`` holds many float32 matrices one after another, without loss. Kaldi, ESPnet and kaldiio read it as it is (a
+line of their scp files is ``utterance file.ark:offset``). One file holds 500 utterances, where lhotse's ``numpy_files``
+makes one file per utterance: AISHELL-1 is 300 files (17 GB) and not 150,000. Importing this module registers reader and
+writer with lhotse as the storage type ``kaldi_ark``; lhotse's own type ``kaldiio`` needs another package to read the
+same file.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from lhotse.features.io import FeaturesReader, FeaturesWriter, register_reader, 
 
 from speechlab.errors import UserError
 
-_HEADER = struct.Struct("<2s3sbibi")  # "\0B" (binary), "FM " (float matrix), then each size behind its width in bytes
+# "\0B" (binary), "FM " (float matrix), then rows and columns, each after its own width in bytes.
+_HEADER = struct.Struct("<2s3sbibi")
 
 
 @register_writer
 class ArkWriter(FeaturesWriter):
-    """Appends matrices (rows, columns) to one new file; the key of each is its offset in the file.
+    """Appends matrices (rows, columns) to a new file; the key of each is its offset in the file.
 
     Args:
         storage_path: the file to write.
-        named: the path that manifests shall hold, if the file is to be renamed to it when it is whole.
+        named: the path that manifests shall name, if the file gets another name when it is whole.
     """
 
     name = "kaldi_ark"
@@ -41,8 +43,8 @@ class ArkWriter(FeaturesWriter):
         return self._named
 
     def write(self, key: str, value: np.ndarray) -> str:
-        """Append ``value`` as float32 under the utterance's name ``key``; its offset is returned, to read it by."""
-        head = "".join(key.split()).encode() + b" "  # a blank ends the name in an archive
+        """Append ``value`` as float32 under the utterance's name ``key``; returns its offset, by which it is read."""
+        head = "".join(key.split()).encode() + b" "  # a space ends the name in an archive
         rows, columns = value.shape
         start = self._offset + len(head)
         self._file.write(head + _HEADER.pack(b"\0B", b"FM ", 4, rows, 4, columns))
@@ -59,8 +61,11 @@ class ArkWriter(FeaturesWriter):
 
 @register_reader
 class ArkReader(FeaturesReader):
-    """Reads a matrix, or some rows of it, by its offset. Opening a file takes microseconds, and keeping none open means
-    that forked loaders share no file position and that thousands of archives need no thousands of open files."""
+    """Reads a matrix, or some of its rows, by its offset.
+
+    It keeps no file open: opening one takes microseconds, forked loaders share no file position, and thousands of
+    archives do not need thousands of open files.
+    """
 
     name = "kaldi_ark"
 

@@ -96,8 +96,6 @@ def find(name: str, where: str = "config") -> Task:
     Raises:
         UserError: (status 2) with ``where`` the name stands and which tasks there are.
     """
-    from speechlab.tasks.interface import Task
-
     own = name.startswith("local.")
     if not own and name not in names():
         raise UserError(f"{where}: no task '{name}'{nearest(name, names())}; there are {', '.join(names())}, and "
@@ -113,8 +111,9 @@ def find(name: str, where: str = "config") -> Task:
         raise UserError(f"{where}: task '{name}': there is no {full.replace('.', '/')}.py in "
                         f"{Path.cwd()}", 2) from None
     task = getattr(module, "TASK", None)
-    if not isinstance(task, Task):
-        raise UserError(f"{where}: task '{name}': {full} has no TASK, an object of a class derived from "
+    if lacks := [part for part in ("Config", "metrics", "trainable", "load") if not hasattr(task, part)]:
+        what = "no TASK" if task is None else f"a TASK without {', '.join(lacks)}"
+        raise UserError(f"{where}: task '{name}': {full} has {what}: it must be an object of a class derived from "
                         "speechlab.tasks.interface.Task", 2)
     task.name = name
     return task

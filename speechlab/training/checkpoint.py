@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or refused: written aside, fsynced, renamed, and their checksum last.
+"""Checkpoints that are whole or refused. Each is written to another name, flushed to the disk and renamed; its checksum
+is written last.
 
-``<name>.pt`` counts only with ``<name>.pt.sha256`` beside it that matches. Whoever loads the newest falls back to the
-one before when a disk filled up or a machine died in between.
+A checkpoint ``<name>.pt`` is only valid with a matching ``<name>.pt.sha256`` beside it. When the disk was full or the
+machine died while the newest one was written, the one before is loaded.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
         digest = sha256(aside)
-        checksum.unlink(missing_ok=True)  # an old file's; from here on, until the new one is written, it does not count
+        checksum.unlink(missing_ok=True)  # that of an old file: until the new one is written, the checkpoint is invalid
     write_text(checksum, digest + "\n")
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read one checkpoint on the CPU (``weights_only=True``); UserError if it is missing, cut short or unchecked."""
+    """Read one checkpoint to the CPU (``weights_only=True``); UserError if it is missing or damaged."""
     path = Path(path)
     checksum = path.with_name(path.name + ".sha256")
     if not path.exists():
@@ -62,9 +63,10 @@ def steps(folder: str | Path) -> list[Path]:
 
 
 def load_latest(folder: str | Path) -> dict[str, Any] | None:
-    """The newest good training checkpoint, saying of each bad one why it is passed over; None if there is no file.
+    """The newest good training checkpoint; None if there is no file. A warning says why a bad one is passed over.
 
-    Raises UserError if there are checkpoints and none is good: starting afresh in silence would lose them.
+    Raises:
+        UserError: if there are checkpoints and none is good; a fresh start without a word would lose them.
     """
     found = steps(folder)
     for path in reversed(found):
@@ -86,7 +88,7 @@ def prune(folder: str | Path, keep: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """Every global generator's state, in types that ``weights_only`` loading reads."""
+    """The state of all global random generators, in types that ``weights_only`` loading reads."""
     version, numbers, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()
     state: dict[str, Any] = {
@@ -99,7 +101,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what :func:`random_state` took."""
+    """Put the global random generators back to what :func:`random_state` returned."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = state["numpy"]
@@ -110,7 +112,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def average(weights: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The mean of several state dicts, in float64; integer entries are the last one's."""
+    """The mean of several state dicts, computed in float64; integer entries are taken from the last one."""
     mean = {}
     for name, last in weights[-1].items():
         if last.is_floating_point():

@@ -8,7 +8,7 @@ import torch
 
 
 def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type, or None for plain fp32."""
+    """The number type for autocast that ``train.amp`` = ``choice`` means on a device; None for plain fp32."""
     if choice == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
@@ -18,7 +18,7 @@ def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on ``device``."""
+    """The batch, a dict, with its tensors on ``device``."""
     return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 

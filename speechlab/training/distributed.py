@@ -1,4 +1,4 @@
-"""One process or several: ``torchrun`` sets the environment, this reads it."""
+"""Training in one process or several. ``torchrun``, or :func:`helpers` here, tells each which one it is."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from speechlab.training.interface import Trainable
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Which process of how many this is, and the device that it trains on."""
+    """Which of the processes this is."""
 
-    rank: int
-    size: int
-    device: torch.device
+    rank: int  # from 0
+    size: int  # number of processes
+    device: torch.device  # that this process trains on
 
     @property
     def first(self) -> bool:
@@ -40,14 +40,15 @@ class World:
         return values
 
     def any(self, flag: bool) -> bool:
-        """True in every process if it is in one: they must stop or skip at the same step."""
+        """True in every process if ``flag`` is true in one of them: all must stop at the same step."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)))
 
 
 def start(ngpu: int) -> World:
-    """Join the processes that torchrun started (gloo on CPUs, NCCL on GPUs), or be alone.
+    """Join the other processes, where there are any (by gloo on CPUs, by NCCL on GPUs).
 
-    Raises UserError if GPUs are asked for and none can be used.
+    Raises:
+        UserError: if GPUs are asked for and none can be used.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
@@ -67,10 +68,10 @@ def start(ngpu: int) -> World:
 
 
 def share(accum: int, ngpu: int) -> int:
-    """How many processes fill the ``accum`` places of a step on CPUs: as many as there are cores and places divide by.
+    """How many processes share the ``accum`` batches of a step on CPUs: the most that divide them, one per core.
 
-    Processes of one thread each: two threads in one process wait for each other at every small operation, and for a
-    whole time slice whenever some other program has one of the cores (measured: 10 times slower).
+    Each process has one thread. Two threads in one process would wait for each other at every small operation, and for
+    a whole time slice whenever another program has one of the cores (measured: 10 times slower).
     """
     if ngpu or "WORLD_SIZE" in os.environ:
         return 1
@@ -96,10 +97,10 @@ LOST = ("one of the processes that share this training has ended (killed, for me
 
 
 def _watch(started: list[subprocess.Popen], done: threading.Event) -> None:
-    """End this process when another is gone: it would wait for that one for half an hour."""
+    """End this process when another is gone; otherwise it would wait for that one for half an hour."""
     while not done.wait(1.0):
         if any(process.poll() for process in started):
-            if not done.wait(10.0):  # time for this one to stop for the same reason, and to say which
+            if not done.wait(10.0):  # this process may stop for the same reason: let it say which
                 print(f"error: {LOST}", file=sys.stderr, flush=True)
                 os._exit(1)
             return
@@ -107,9 +108,9 @@ def _watch(started: list[subprocess.Popen], done: threading.Event) -> None:
 
 @contextlib.contextmanager
 def helpers(processes: int, argv: list[str]) -> Iterator[None]:
-    """Start ``processes`` - 1 further processes of this command beside this one, which becomes rank 0.
+    """Start the command ``argv`` in ``processes`` - 1 more processes beside this one, which becomes rank 0.
 
-    They end with it: by the last step, by the signal that rank 0 tells them of, or by losing it.
+    They end with this one: after the last step, at a signal that rank 0 tells them of, or when this one is gone.
     """
     if processes == 1:
         yield
@@ -130,7 +131,7 @@ def helpers(processes: int, argv: list[str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if any(process.poll() is not None for process in started):  # gloo's own words say nothing of why
+        if any(process.poll() is not None for process in started):  # gloo's message does not say why
             raise UserError(LOST) from error
         raise
     finally:
@@ -145,6 +146,6 @@ def helpers(processes: int, argv: list[str]) -> Iterator[None]:
 
 
 def stop(world: World) -> None:
-    """Leave the group, so that a process that is done does not hang the others."""
+    """Leave the group of processes, so that the others do not wait for this one."""
     if world.size > 1 and dist.is_initialized():
         dist.destroy_process_group()

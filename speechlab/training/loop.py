@@ -40,7 +40,9 @@ class TrainConfig:
     # Batches per optimiser step, over all processes: distributed.py shares them out, so that the number of processes
     # changes the speed and not the result.
     accum: int = 1
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # number type; auto: bf16 where the device has it, else fp32
+    # Number type of most of the computing. off: fp32; auto: bf16 where the device is fast in it, else fp16 on a CUDA
+    # GPU and fp32 elsewhere.
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     ema: float = 0.0  # decay per step of a running average of the weights, which is then judged and kept; 0: no average
     average: int = 1  # final.pt is the mean of the weights of this many best epochs
     patience: int = 0  # stop after this many epochs without a better metric; 0: never
@@ -77,7 +79,7 @@ class Trainer:
         self.model = task.model.to(world.device)
         self.losses: nn.Module = Losses(task)
         if world.size > 1:
-            # Buffers are BatchNorm's running means: the first process judges and saves, the others need none of its.
+            # Buffers are BatchNorm's running means. The first process judges and saves, and needs only its own.
             self.losses = DistributedDataParallel(self.losses, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.optimizers = {name: build_optimizer(p, optim) for name, p in task.optimized().items()}
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False) if config.ema else self.model
@@ -92,7 +94,7 @@ class Trainer:
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Train; 0 when the last epoch is done, 85 or 130 when a signal asked to stop and all is saved."""
+        """Train. Returns 0 when the last epoch is done, 85 or 130 when a signal asked to stop and all is saved."""
         resumed = self._restore()
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
         tracker = Tracker(self.exp, self.step, self.config.tensorboard, self.config.histograms,
@@ -121,7 +123,7 @@ class Trainer:
         """Train on what is left of the epoch; False if a signal came."""
         size = self.loader.size(self.epoch)
         groups = self.loader.epoch(self.epoch, skip=self.batch)
-        if resumed is not None:  # only now: making an iterator may have drawn random numbers
+        if resumed is not None:  # only now, since making the iterator may have drawn random numbers
             checkpoint.set_random_state(resumed["random"])
         self.model.train()
         started = logged = saved = time.monotonic()
@@ -366,7 +368,7 @@ class Trainer:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self.signal and number == signal.SIGINT:
-            os._exit(130)  # asked twice: the last checkpoint will do
+            os._exit(130)  # Ctrl-C twice: leave at once, the last checkpoint will do
         self.signal = number
 
 

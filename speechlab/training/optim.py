@@ -16,28 +16,25 @@ from speechlab.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """Section ``optim``.
+    """Section ``optim``: which optimiser changes the weights, and at which learning rate."""
 
-    lr: the peak; warmup: steps from 0 to it. schedule: ``cosine`` and ``linear`` fall to ``final`` times the peak at
-    the run's end; ``noam`` falls as 1 / sqrt(step) (Vaswani et al. 2017); ``constant`` stays.
-    name: ``muon`` (Jordan 2024; torch.optim.Muon) turns the hidden layers' matrices by orthogonal steps, and leaves the
-    rest to AdamW; its steps are scaled so that AdamW's lr and decay fit (Moonshot 2025, arXiv 2502.16982).
-    muon_filters: it turns the filters of convolutions too, each a row of a matrix (depthwise ones excepted).
-    weight_decay: on matrices only, never on biases and norms. clip: largest gradient norm (0: none).
-    bias_scale: biases and norms learn with so many times the rate (64 in airbench, Jordan 2024).
-    """
-
+    # muon (Jordan 2024; torch.optim.Muon) makes the updates of the hidden layers' matrices orthogonal, and leaves all
+    # other weights to AdamW. Its updates are scaled so that AdamW's lr and weight_decay fit it (Moonshot 2025, arXiv
+    # 2502.16982).
     name: Literal["adamw", "adam", "sgd", "rmsprop", "muon"] = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    betas: tuple[float, ...] = (0.9, 0.98)
-    momentum: float = 0.9
+    lr: float = 1e-3  # peak learning rate, reached after warmup
+    weight_decay: float = 1e-2  # pulls matrices towards 0; biases and norms never
+    betas: tuple[float, ...] = (0.9, 0.98)  # adamw, adam: decay per step of the averages of the gradient and its square
+    momentum: float = 0.9  # sgd, rmsprop: share of the last update that is added to this one; 0: none
+    # After the warmup: cosine and linear fall to final at the end of training; noam falls as 1 / sqrt(step) (Vaswani et
+    # al. 2017); constant stays at lr.
     schedule: Literal["cosine", "linear", "noam", "constant"] = "cosine"
-    warmup: int = 500
-    final: float = 0.02
-    clip: float = 5.0
+    warmup: int = 500  # optimiser steps in which the rate rises from 0 to lr
+    final: float = 0.02  # cosine, linear: the last learning rate as a share of lr
+    clip: float = 5.0  # a gradient with a larger norm is scaled down to it; 0: never
+    # muon treats the filters of convolutions too, each as a row of a matrix (but not those of depthwise convolutions).
     muon_filters: bool = False
-    bias_scale: float = 1.0
+    bias_scale: float = 1.0  # biases and norms learn at this multiple of the rate (64 in airbench, Jordan 2024)
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -69,15 +66,15 @@ class Several:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for part, its in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(its)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]  # loading makes new ones
+        self.param_groups = [group for part in self.parts for group in part.param_groups]  # loading made new groups
 
 
 class SharedMuon(torch.optim.Muon):
     """torch's Muon with its costly part, making each update orthogonal, shared out over the processes.
 
-    All processes hold all momenta (a checkpoint of one is whole) and the same averaged gradients; each orthogonalises
-    some of the updates and gets the others' from the others, so that any number of processes does the same step.
-    A convolution's filters are a matrix too, (out, in * height * width), which torch's own refuses.
+    All processes hold all momenta, so that a checkpoint of one is whole, and the same averaged gradients. Each process
+    makes some of the updates orthogonal and receives the rest from the others, so that any number of processes does
+    the same step. The filters of a convolution are taken as a matrix (out, in * height * width), which torch refuses.
     """
 
     def __init__(self, params: list[nn.Parameter], lr: float, weight_decay: float, momentum: float):
@@ -100,7 +97,7 @@ class SharedMuon(torch.optim.Muon):
 
 
 def _orthogonal(updates: list[Tensor]) -> list[Tensor]:
-    """Each matrix's nearest orthogonal one, in bf16, by Newton-Schulz (Jordan 2024); a share of them here."""
+    """The nearest orthogonal matrix to each of ``updates``, in bf16; each process computes a share of them."""
     size = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if size > 1 else 0
     cost = [u.numel() * min(u.shape) for u in updates]
@@ -124,7 +121,7 @@ def _orthogonal(updates: list[Tensor]) -> list[Tensor]:
 
 
 def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
-    """(m, n) -> about U V^T of its singular value decomposition, in bf16, by Jordan's quintic iteration."""
+    """(m, n) with the singular value decomposition U S V^T -> about U V^T, in bf16, by Jordan's (2024) iteration."""
     x = matrix.bfloat16()
     if turned := x.shape[0] > x.shape[1]:
         x = x.T
@@ -136,10 +133,10 @@ def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer | Several:
-    """The optimiser over ``parameters``, with decay on those of two dimensions and more."""
+    """The optimiser over ``parameters``; weight decay is for parameters of two and more dimensions."""
     wanted = [p for p in parameters if p.requires_grad]
     if config.name == "muon":
-        # Matrices between hidden layers; a vocabulary's rows (far more than a layer is wide) are better left to AdamW.
+        # Matrices between hidden layers. AdamW does better with a vocabulary's, which has far more rows than columns.
         hidden = [p for p in wanted if (p.ndim == 2 and max(p.shape) <= 8 * min(p.shape))
                   or (config.muon_filters and p.ndim == 4 and p.shape[1] > 1)]
         if not hidden:
@@ -152,7 +149,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
     groups = [{"params": [p for p in wanted if p.ndim >= 2], "weight_decay": config.weight_decay},
               {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0}]
     if config.bias_scale != 1:
-        groups[1]["scale"] = config.bias_scale  # the loop sets each group's rate to this times the schedule's
+        groups[1]["scale"] = config.bias_scale  # the loop multiplies the schedule's rate by it
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)  # type: ignore[arg-type]
     if config.name == "adam":
@@ -163,9 +160,10 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
 
 
 def learning_rate(step: int, done: float, config: OptimConfig) -> float:
-    """The learning rate of optimiser step ``step`` (from 0) when ``done`` (0..1) of the run is behind.
+    """The learning rate of optimiser step ``step`` (from 0) when the share ``done`` (0 to 1) of the run is over.
 
-    A pure function of the position: a resume needs no state of it, and more epochs simply stretch the curve.
+    It depends on nothing but the position, so that a resumed run needs no saved state, and more epochs just stretch
+    the curve.
     """
     rise = min(1.0, (step + 1) / max(config.warmup, 1))
     if config.schedule == "noam":

@@ -108,6 +108,11 @@ class Config:
     model: Component
     optim: Optim = Optim()
     train: Train = Train()
+class Toy:  # what speechlab.tasks.interface.Task offers, without torch: a sweep reads many configs
+    Config = Config
+    metrics = ()
+    trainable = load = None
+TASK = Toy()
 '''
 
 
@@ -116,14 +121,16 @@ def recipe(tmp_path: Path) -> Recipe:
     """A house with the real speechlab (by links) and a task of its own, whose module needs no torch."""
     recipe = Recipe(tmp_path / "a 语音 house")
     package = recipe.house / "speechlab"
-    for path in (package / "config.py", package / "__init__.py"):
+    for path in (package / "tasks" / "__main__.py", package / "__init__.py"):
         path.unlink()
     for path in (ROOT / "speechlab").iterdir():
         if path.name not in ("tasks", "models", "__pycache__"):
             (package / path.name).symlink_to(path)
-    for name, text in (("tasks/__init__.py", ""), ("tasks/toy.py", TASK), ("models/__init__.py", ""),
+    for name in ("__init__", "__main__"):
+        (package / "tasks" / f"{name}.py").symlink_to(ROOT / "speechlab" / "tasks" / f"{name}.py")
+    for name, text in (("tasks/toy/__init__.py", TASK), ("models/__init__.py", ""),
                        ("models/toy.py", "class Net:\n    def __init__(self, d=4, act='relu'):\n        pass\n")):
-        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text)
     (recipe.folder / "work.py").write_text(WORK, encoding="utf-8")
     (recipe.folder / "conf" / "a.yaml").write_text(CONFIG)

@@ -1,21 +1,21 @@
-"""Audio files of any length to text with times: read in pieces, heard piece by piece, put together again.
+"""Audio files of any length to text with times. A file is read in pieces, each piece is recognised, and the answers are
+put together again.
 
-A piece is at most ``chunk`` seconds, and no more than a few are in memory: an hour of audio takes no more of it than a
-minute. Features are normalised over a piece, as they are over an utterance in training. Where a piece ends:
+A piece is at most ``chunk`` seconds, and only a few are in memory: an hour of audio needs no more memory than a minute.
+Features are normalised over a piece, as they are over an utterance in training. Where a piece ends:
 
-* With a CTC head neighbours share ``overlap`` seconds, which both hear; they are joined there by :func:`join`.
-* Without one nothing says when a token was spoken, so a piece ends at the quietest point within its last ``overlap``
-  seconds, and the next begins there.
-* At digital silence (never over -80 dBFS for 0.2 s: a gate's, an editor's, a phone's) in any case, and the silence is
-  left out: no recording has any, and in the normalisation a few such frames outweigh all the others.
+* With a CTC head, neighbours share ``overlap`` seconds, which both hear. :func:`join` joins them there.
+* Without a CTC head, nothing says when a token was spoken. So a piece ends at the quietest point within its last
+  ``overlap`` seconds, and the next begins there.
+* Digital silence (never over -80 dBFS for 0.2 s: made by a noise gate, an editor or a phone) always ends a piece, and
+  is left out: recordings for training have none, and a few such frames outweigh all the others in the normalisation.
 
-A file without such silence and no longer than a chunk is one piece, and heard as decoding a manifest hears it.
+A file without such silence and no longer than a chunk is one piece, and is recognised as decoding a manifest does it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -40,10 +40,10 @@ from speechlab.models.decoder import BOUNDARY
 from speechlab.tasks.asr.recogniser import METHODS, Recogniser
 from speechlab.tasks.asr.search import Search
 
-BATCH = 80.0  # seconds of audio, padding counted, that are computed together
-DOUBT = 0.25  # share of the tokens that CTC heard by which the decoder's may differ in number
-SAME = 0.3  # seconds that two pieces' times of one token may differ by
-_READ = 1 << 14  # samples decoded at once; where a file is broken, what stood before in the same block is lost
+BATCH = 80.0  # seconds of audio, padding included, that are computed together
+DOUBT = 0.25  # the decoder's number of tokens may differ from CTC's by this share of CTC's
+SAME = 0.3  # seconds by which two pieces may differ about the time of one token
+_READ = 1 << 14  # samples decoded at once; where a file is broken, the whole block is lost
 _KERNEL = 10**7  # numbers that torchaudio's resampler may keep for a pair of rates
 GAP = 0.2  # seconds of digital silence that end a piece
 _QUIET = 0.1  # seconds over which loudness is measured to find where to cut
@@ -51,71 +51,67 @@ _QUIET = 0.1  # seconds over which loudness is measured to find where to cut
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """A token and how sure the model was of it, 0 to 1; when it was heard, in seconds (None without a CTC head)."""
+    """A token that was heard."""
 
     id: int
-    confidence: float
-    start: float | None = None
+    confidence: float  # how sure the model was of it, 0 to 1
+    start: float | None = None  # seconds from the file's beginning; None without a CTC head
     end: float | None = None
 
 
 @dataclasses.dataclass
 class Transcript:
-    """What was heard of a file; ``parts`` are the tokens by piece, of a model without CTC, with the piece's bounds.
-
-    error: what is wrong with the file or the answer; there may be tokens nevertheless (of a file that is cut short).
-    silent: it never leaves +-SILENCE. pieces: how many there were; doubted: of how many the decoder lost or doubled
-    much of what CTC heard.
-    """
+    """What was heard of a file."""
 
     file: Path
     seconds: float = 0.0
     tokens: list[Token] = dataclasses.field(default_factory=list)
+    # Without a CTC head: the tokens of each piece, with its bounds in seconds.
     parts: list[tuple[float, float, list[Token]]] = dataclasses.field(default_factory=list)
-    error: str | None = None
-    silent: bool = True
-    pieces: int = 0
-    doubted: int = 0
+    error: str | None = None  # what is wrong with the file or the answer; a file that is cut short still has tokens
+    silent: bool = True  # the file never leaves +-SILENCE
+    pieces: int = 0  # pieces with something to hear
+    doubted: int = 0  # pieces of which the decoder lost or doubled much of what CTC heard
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Samples (n,) float64 with full scale 1, channels averaged, from ``start`` seconds on; whether it is the last."""
+    """A part of a file."""
 
-    start: float
-    samples: np.ndarray
-    rate: int
-    last: bool
+    start: float  # seconds from the file's beginning
+    samples: np.ndarray  # (n,) float64 with full scale 1, channels averaged
+    rate: int  # Hz
+    last: bool  # the file ends with it
 
     @property
     def end(self) -> float:
-        """In seconds."""
+        """Seconds from the file's beginning."""
         return self.start + len(self.samples) / self.rate
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A piece on its way: its features (frames, bins), None where there is nothing to hear."""
+    """A piece that waits to be recognised."""
 
     file: Path
-    start: float
+    start: float  # seconds from the file's beginning
     end: float
-    last: bool
-    x: Tensor | None
-    error: str | None
+    last: bool  # the file ends with it
+    x: Tensor | None  # features (frames, bins); None where there is nothing to hear
+    error: str | None  # what is wrong with the file, told with its last piece
 
 
 @dataclasses.dataclass
 class _Heard:
-    """A piece's tokens, what was wrong, and whether decoder and CTC heard much more or less than each other."""
+    """What was heard of a piece."""
 
     tokens: list[Token] = dataclasses.field(default_factory=list)
     error: str | None = None
-    doubted: bool = False
+    doubted: bool = False  # the decoder heard much more or less than CTC
 
 
 def examine(path: str | Path) -> tuple[float, str | None]:
-    """A file's length in seconds, and why it can't be used or only in part: a reason of check_audio's, or None."""
+    """A file's length in seconds, and the reason why it can't be used, or only in part (check_audio's); else None."""
     path = Path(path)
     if path.suffix.lower() == ".raw":
         return 0.0, "unreadable: headerless samples, whose rate nobody knows; make a WAV of it"
@@ -140,22 +136,33 @@ def pieces(path: str | Path, chunk: float, overlap: float, cut: bool) -> Iterato
         held, first, last = np.zeros(0), 0, False  # first: the file's sample that held begins with
         while not last:
             held = np.concatenate([held, _read(file, size + gap - len(held))])
-            ended, silence = len(held) <= size, _silence(held, gap)
-            end = on = size
-            if silence and silence[0] <= size:
-                end, on = silence
-                if on == size + gap:
-                    on = size  # it may go on behind what is held: so much is kept of it that it is seen again
-            elif ended:
-                end = on = len(held)
-            elif cut:
-                end = on = size - shared + quietest(held[size - shared:size], rate)
-            else:
-                on = size - shared
+            ended = len(held) <= size
+            end, on = _bounds(held, size, shared, gap, rate, cut)
             last = ended and on == end == len(held)
             if end or last:
                 yield Piece(first / rate, held[:end], rate, last)
             held, first = held[on:], first + on
+
+
+def _bounds(held: np.ndarray, size: int, shared: int, gap: int, rate: int, cut: bool) -> tuple[int, int]:
+    """Where the piece that begins ``held`` (n,) ends, and where the next one begins, both in samples.
+
+    Args:
+        held: the file's next samples, size + gap of them; fewer where the file ends.
+        size, shared, gap: samples of a chunk, of the overlap, and of digital silence that ends a piece.
+        rate, cut: as in :func:`pieces`.
+    """
+    silence = _silence(held, gap)
+    if silence and silence[0] <= size:
+        end, on = silence
+        # Silence that reaches the end of what is held may go on: keep so much of it that it is found again.
+        return end, size if on == size + gap else on
+    if len(held) <= size:  # the file ends
+        return len(held), len(held)
+    if cut:
+        quiet = size - shared + quietest(held[size - shared:size], rate)
+        return quiet, quiet
+    return size, size - shared
 
 
 def _silence(samples: np.ndarray, least: int) -> tuple[int, int] | None:
@@ -210,12 +217,25 @@ def join(left: list[Token], right: list[Token], begin: float, end: float) -> lis
     """
     i0 = next((i for i, token in enumerate(left) if token.start >= begin - SAME), len(left))
     j1 = next((j for j, token in enumerate(right) if token.start > end + SAME), len(right))
-    middle = (begin + end) / 2
+    pair = _agreement(left, i0, right[:j1], (begin + end) / 2)
+    if pair is not None:
+        joined = left[:pair[0] + 1] + right[pair[1] + 1:]
+    else:
+        middle = _longest_pause(left[i0:] + right[:j1], begin, end)
+        joined = [t for t in left if t.start < middle] + [t for t in right if t.start >= middle]
+    return _never_backwards(joined)
+
+
+def _agreement(left: list[Token], i0: int, right: list[Token], middle: float) -> list[int] | None:
+    """The pair (i, j) nearest ``middle`` in the longest run of tokens that left[i0:] and right have in common.
+
+    None where they have no token in common at the same time (:data:`SAME`).
+    """
     best, at = 0.0, None
     before: dict[int, tuple[float, int, int]] = {}  # by j: how far (i, j)'s run agrees, and its pair nearest the middle
     for i in range(i0, len(left)):
         row = {}
-        for j in range(j1):
+        for j in range(len(right)):
             apart = abs(left[i].start - right[j].start)
             if left[i].id != right[j].id or apart > SAME:
                 continue
@@ -226,20 +246,24 @@ def join(left: list[Token], right: list[Token], begin: float, end: float) -> lis
             if row[j][0] > best:
                 best, at = row[j][0], pair
         before = row
-    if at is not None:
-        joined = left[:at[0] + 1] + right[at[1] + 1:]
-    else:
-        quarter = (end - begin) / 4
-        inner = sorted(t.start for t in left[i0:] + right[:j1] if begin + quarter < t.start < end - quarter)
-        bounds = [begin + quarter, *inner, end - quarter]
-        cut = max(zip(bounds, bounds[1:]), key=lambda gap: (gap[1] - gap[0]))
-        middle = sum(cut) / 2
-        joined = [t for t in left if t.start < middle] + [t for t in right if t.start >= middle]
-    for i in range(1, len(joined)):  # the same token's times differ a little: never backwards
-        if joined[i].start < joined[i - 1].start:
-            start = joined[i - 1].start
-            joined[i] = dataclasses.replace(joined[i], start=start, end=max(start, joined[i].end))
-    return joined
+    return at
+
+
+def _longest_pause(tokens: list[Token], begin: float, end: float) -> float:
+    """The middle of the longest pause between the starts of ``tokens``, within the middle half of begin to end."""
+    quarter = (end - begin) / 4
+    inner = sorted(t.start for t in tokens if begin + quarter < t.start < end - quarter)
+    bounds = [begin + quarter, *inner, end - quarter]
+    return sum(max(zip(bounds, bounds[1:]), key=lambda gap: (gap[1] - gap[0]))) / 2
+
+
+def _never_backwards(tokens: list[Token]) -> list[Token]:
+    """The tokens with starts that never fall: two pieces differ a little about the time of the same token."""
+    for i in range(1, len(tokens)):
+        if tokens[i].start < tokens[i - 1].start:
+            start = tokens[i - 1].start
+            tokens[i] = dataclasses.replace(tokens[i], start=start, end=max(start, tokens[i].end))
+    return tokens
 
 
 class LongRecogniser:
@@ -247,10 +271,11 @@ class LongRecogniser:
 
     Args:
         recogniser: with its language models.
-        method: of speechlab/tasks/recogniser.py's METHODS; weights: what it weighs by (speechlab/tasks/search.py).
-        chunk, overlap: seconds; see above.
+        method: one of METHODS (speechlab/tasks/recogniser.py).
+        weights: the weights of the method's scores (speechlab/tasks/search.py).
+        chunk, overlap: in seconds; see the top of this file.
         guarded: take CTC's greedy answer for a piece that is doubted (see :class:`Transcript`). A decoder that learnt
-            from short utterances ends early in longer ones, and says so nowhere.
+            from short utterances ends early in longer ones without any sign of it.
     """
 
     def __init__(self, recogniser: Recogniser, method: str, weights: Mapping[str, Any] | None = None,
@@ -267,42 +292,49 @@ class LongRecogniser:
         self.frame = self._frame()
 
     def jobs(self, files: Iterable[Path]) -> Iterator[Job]:
-        """Read the files: what :meth:`transcribe` hears, one job a piece (so that progress can be counted)."""
+        """Read the files: one job per piece for :meth:`transcribe`, so that progress can be counted."""
         contract = self.recogniser.contract
         for file in files:
             seconds, error = examine(file)
-            error = None if (error or "").startswith("silent") else error  # rightly heard: nothing
+            error = None if (error or "").startswith("silent") else error  # no error: nothing is the right answer
             if error and not error.startswith("truncated"):
                 yield Job(file, 0.0, seconds, True, None, error)
                 continue
             try:
                 for piece in pieces(file, self.chunk, self.overlap, cut=not self.timed):
-                    x = None
-                    if len(piece.samples) >= SHORTEST * piece.rate and np.ptp(piece.samples) >= 2 * SILENCE:
-                        x = features(piece.samples, piece.rate, contract)
+                    audible = len(piece.samples) >= SHORTEST * piece.rate and np.ptp(piece.samples) >= 2 * SILENCE
+                    x = features(piece.samples, piece.rate, contract) if audible else None
                     yield Job(file, piece.start, piece.end, piece.last, x, error if piece.last else None)
-            except (soundfile.SoundFileError, OSError) as gone:  # since it was examined
+            except (soundfile.SoundFileError, OSError) as gone:  # the file has changed since it was examined
                 yield Job(file, 0.0, 0.0, True, None, f"unreadable: {gone}")
 
     def transcribe(self, jobs: Iterable[Job]) -> Iterator[Transcript]:
-        """What was heard of each file, in order; pieces of several files are computed together."""
-        waiting: list[Job] = []
+        """What was heard of each file, in order."""
         found: Transcript | None = None
-        for job in itertools.chain(jobs, [None]):
-            full = waiting and (job is None or self._cost([*waiting, job]) > BATCH)
-            for done, heard in zip(waiting, self._hear(waiting) if full else ()):
-                found = found or Transcript(done.file)
-                self._add(found, done, heard)
-                if done.last:
+        for batch in self._batches(jobs):
+            for job, heard in zip(batch, self._hear(batch)):
+                found = found or Transcript(job.file)
+                self._add(found, job, heard)
+                if job.last:
                     yield found
                     found = None
-            waiting = ([] if full else waiting) + ([job] if job else [])
 
     @staticmethod
-    def _cost(jobs: list[Job]) -> float:
-        return max(1.0, *(job.end - job.start for job in jobs)) * len(jobs)
+    def _batches(jobs: Iterable[Job]) -> Iterator[list[Job]]:
+        """The jobs in order, as many together as make up :data:`BATCH` seconds; they may be of several files."""
+        waiting: list[Job] = []
+        for job in jobs:
+            together = [*waiting, job]
+            longest = max(1.0, *(one.end - one.start for one in together))
+            if waiting and longest * len(together) > BATCH:
+                yield waiting
+                together = [job]
+            waiting = together
+        if waiting:
+            yield waiting
 
     def _add(self, found: Transcript, job: Job, heard: _Heard) -> None:
+        """Add what was heard of a file's next piece."""
         before, found.seconds = found.seconds, job.end
         found.error = found.error or job.error or heard.error
         found.silent &= job.x is None
@@ -317,34 +349,48 @@ class LongRecogniser:
             found.parts.append((job.start, job.end, heard.tokens))
 
     def _hear(self, jobs: list[Job]) -> list[_Heard]:
-        """What was heard of each piece."""
+        """What was heard of each piece; nothing where it has no features."""
         answers = [_Heard() for _ in jobs]
         rows = [i for i, job in enumerate(jobs) if job.x is not None and len(job.x)]
-        if not rows:
-            return answers
-        xs = [jobs[i].x for i in rows]
+        if rows:
+            for i, heard in zip(rows, self._recognise([jobs[i] for i in rows])):
+                answers[i] = heard
+        return answers
+
+    def _recognise(self, jobs: list[Job]) -> list[_Heard]:
+        """What was heard of each piece, computed as one batch; each has features."""
+        xs = [job.x for job in jobs]
         found = self.recogniser.encode({"x": pad_sequence(xs, batch_first=True),
                                         "x_lens": torch.tensor([len(x) for x in xs])})
         best = [hypotheses[0] for hypotheses in self.search(found, self.method, self.weights)]
-        if self.timed and METHODS[self.method].attention:
-            for row, plain in enumerate(ctc.greedy(found.log_probs, found.lengths.cpu())):
-                size = len(plain.tokens)
-                if not best[row].error and abs(len(best[row].tokens) - size) > max(1, DOUBT * size):
-                    answers[rows[row]].doubted = True
-                    best[row] = plain if self.guarded else best[row]
+        doubted = self._doubt(found, best)
         frames = _frames(found, best) if self.timed else []
-        for row, (i, hypothesis) in enumerate(zip(rows, best)):
+        answers = []
+        for row, (job, hypothesis) in enumerate(zip(jobs, best)):
             if hypothesis.error:
-                answers[i].error = hypothesis.error
+                tokens = []
             elif self.timed:
-                answers[i].tokens = self._timed(hypothesis.tokens, *frames[row], found.log_probs[row], jobs[i])
+                tokens = self._timed(hypothesis.tokens, *frames[row], found.log_probs[row], job)
             else:
                 sure = self._sure(found, row, hypothesis.tokens)
-                answers[i].tokens = [Token(*pair) for pair in zip(hypothesis.tokens, sure)]
+                tokens = [Token(*pair) for pair in zip(hypothesis.tokens, sure)]
+            answers.append(_Heard(tokens, hypothesis.error, row in doubted))
         return answers
 
+    def _doubt(self, found: Encoded, best: list[Hypothesis]) -> set[int]:
+        """The rows whose answer is much longer or shorter than CTC's; if guarded, CTC's takes its place in ``best``."""
+        doubted: set[int] = set()
+        if not (self.timed and METHODS[self.method].attention):
+            return doubted
+        for row, plain in enumerate(ctc.greedy(found.log_probs, found.lengths.cpu())):
+            size = len(plain.tokens)
+            if not best[row].error and abs(len(best[row].tokens) - size) > max(1, DOUBT * size):
+                doubted.add(row)
+                best[row] = plain if self.guarded else best[row]
+        return doubted
+
     def _timed(self, tokens: list[int], starts: list[int], ends: list[int], log_probs: Tensor, job: Job) -> list[Token]:
-        """Tokens with their times, and their mean posterior over these frames of log_probs (frames, vocab)."""
+        """Tokens with their times in the file, and their mean posterior over these frames of log_probs (T', vocab)."""
         found = []
         for token, first, last in zip(tokens, starts, ends):
             times = (min(job.start + frame * self.frame, job.end) for frame in (first, last))
@@ -353,14 +399,14 @@ class LongRecogniser:
 
     @torch.no_grad()
     def _sure(self, found: Encoded, row: int, tokens: list[int]) -> list[float]:
-        """The decoder's probability of each token after those before it."""
+        """The decoder's probability of each token, given the tokens before it."""
         decoder = self.recogniser.model.decoder
         given = torch.tensor([[BOUNDARY, *tokens]], device=found.memory.device)
         logits = decoder(found.memory[row:row + 1], found.mask[row:row + 1], given)[0, :-1]
         return logits.float().softmax(-1).gather(1, given[0, 1:, None])[:, 0].tolist()
 
     def _frame(self) -> float:
-        """Seconds from one of the encoder's frames to the next: told by how many it makes of 320 frames and of 640."""
+        """Seconds from one of the encoder's frames to the next: measured on inputs of 320 and of 640 frames."""
         contract = self.recogniser.contract
         sizes = torch.tensor([320, 640])
         x = torch.randn(2, 640, contract.dim, generator=torch.Generator().manual_seed(0))
@@ -370,7 +416,7 @@ class LongRecogniser:
 
 
 def _frames(found: Encoded, best: list[Hypothesis]) -> list[tuple[list[int], list[int]]]:
-    """First frame and last (exclusive) of each token: the search's own, or on CTC's best path for these tokens."""
+    """First frame and last (exclusive) of each token, by row: the search's own, or on CTC's best path through them."""
     sizes = found.lengths.cpu().numpy()
     frames = [(h.starts, h.ends) for h in best]
     unknown = []
@@ -379,7 +425,7 @@ def _frames(found: Encoded, best: list[Hypothesis]) -> list[tuple[list[int], lis
             continue
         if len(h.tokens) + sum(a == b for a, b in zip(h.tokens, h.tokens[1:])) <= size:
             unknown.append(row)
-        else:  # a decoder alone may write more than CTC's frames can hold: nonsense, spread evenly
+        else:  # a decoder alone may write more tokens than CTC has frames: nonsense, so spread them evenly
             starts = [i * size // len(h.tokens) for i in range(len(h.tokens))]
             frames[row] = starts, [start + 1 for start in starts]
     if unknown:
