@@ -40,14 +40,11 @@ def main(argv: list[str] | None = None) -> int:
                         help="with --compare: this method only; or A's and B's own (default: each that both have)")
     parser.add_argument("--test_set", default="", help="with --compare: this test set only (default: each)")
     parser.add_argument("--json", action="store_true", help="with --compare: JSON for programs")
-
-    def check(args: argparse.Namespace) -> None:
-        if (args.exp is None) == (args.compare is None):
-            parser.error("one experiment, or --compare EXP_A EXP_B")
-        if args.compare is None and (args.method or args.test_set or args.json):
-            parser.error("--method, --test_set and --json belong to --compare")
-
-    args, task = parse(parser, sys.argv[1:] if argv is None else argv, "score", check)
+    args, task = parse(parser, sys.argv[1:] if argv is None else argv, "score")
+    if (args.exp is None) == (args.compare is None):
+        parser.error("one experiment, or --compare EXP_A EXP_B")
+    if args.compare is None and (args.method or args.test_set or args.json):
+        parser.error("--method, --test_set and --json belong to --compare")
     if args.compare:
         return compare_experiments(task, *args.compare, args)
     found = task.score(args.exp, args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechlab import tasks
@@ -13,24 +13,20 @@ from speechlab.errors import UserError
 from speechlab.tasks.interface import Task
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str], command: str,
-          check: Callable[[argparse.Namespace], None] | None = None) -> tuple[argparse.Namespace, Task]:
-    """The arguments with those of the experiment's task, and the task. ``check`` sees those that are known before it.
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str], command: str) -> tuple[argparse.Namespace, Task]:
+    """The arguments with those of the experiment's task, and the task.
 
     The experiment is ``args.exp``, or the first of ``args.compare``. ``--help`` without one shows what every task of
     the package takes.
     """
-    known = _peek(parser, argv)
-    if check and known is not None and not {"-h", "--help"} & set(argv):
-        check(known)
-    exp = getattr(known, "exp", None) or next(iter(getattr(known, "compare", None) or ()), None)
+    exp, checkpoint = _peek(parser, argv)
     if exp is None:
         if {"-h", "--help"} & set(argv):
             for name in tasks.names():
                 _describe(parser, tasks.find(name), command)
         parser.parse_args(argv)  # which says what is missing, or shows the help
         parser.error("which experiment?")
-    task = _task(Path(exp), getattr(known, "checkpoint", None))
+    task = _task(exp, checkpoint)
     _describe(parser, task, command)
     args, rest = parser.parse_known_args(argv)
     if rest:
@@ -39,8 +35,12 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str], command: str,
     return args, task
 
 
-def _peek(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace | None:
-    """What of the command line can be read before the task is known; None where nothing can."""
+def _peek(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[Path | None, Path | None]:
+    """The experiment and ``--checkpoint``, as far as they can be told before the task's options are known.
+
+    Whether a word behind an option that only the task knows is its value or the experiment, nobody can say yet: it is
+    taken for the experiment if it looks like one.
+    """
     silent = io.StringIO()
     words = [word for word in argv if word not in ("-h", "--help")]
     required = [action for action in parser._actions if action.required]
@@ -48,12 +48,24 @@ def _peek(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
         action.required = False
     try:
         with contextlib.redirect_stderr(silent), contextlib.redirect_stdout(silent):
-            return parser.parse_known_args(words)[0]
+            known, rest = parser.parse_known_args(words)
     except SystemExit:
-        return None
+        return None, None
     finally:
         for action in required:
             action.required = True
+    if getattr(known, "compare", None):
+        return known.compare[0], None
+    unknown = {word for word in rest if word.startswith("-") and "=" not in word}
+    positional = {str(word) for word in (known.exp, *(getattr(known, "paths", None) or ()), *rest)}
+    for before, word in zip(["", *words], words):
+        if word in positional and not word.startswith("-") and (before not in unknown or _is_experiment(Path(word))):
+            return Path(word), getattr(known, "checkpoint", None)
+    return None, None
+
+
+def _is_experiment(path: Path) -> bool:
+    return path.is_file() or (path / "config.yaml").is_file() or (path / "checkpoints").is_dir()
 
 
 def _task(exp: Path, checkpoint: Path | None) -> Task:

@@ -463,13 +463,14 @@ def test_bad_experiments_and_options(run, recipe, tmp_path, capsys, monkeypatch)
     wav = write(tmp_path / "a.wav", sound("三"))
     (tmp_path / "exp" / "checkpoints").mkdir(parents=True)
     (tmp_path / "text.pt").write_text("hello")
-    torch.save({"model": {}, "config": {"task": "lm"}, "tokens": {}}, tmp_path / "lm.pt")
+    torch.save({"model": {}, "config": {"task": "dance"}}, tmp_path / "dance.pt")
     final = recipe / "exp" / "ctc" / "checkpoints" / "final.pt"
     (tmp_path / "half.pt").write_bytes(final.read_bytes()[:5000])
     for exp, words in ((tmp_path / "exp", "no experiment's folder"), (tmp_path / "none", "no experiment or checkpoint"),
                        (tmp_path / "text.pt", "is no checkpoint"), (wav, "is no checkpoint"),
-                       (tmp_path / "half.pt", "damaged"), (tmp_path / "lm.pt", "task is lm")):
+                       (tmp_path / "half.pt", "damaged")):
         assert words in run(exp, wav, status=1).err
+    assert "no task 'dance'" in run(tmp_path / "dance.pt", wav, status=2).err
     (tmp_path / "exp" / "checkpoints" / "epoch-3.pt").write_bytes(final.read_bytes())
     assert "epoch-3.pt takes what there is" in run(tmp_path / "exp", wav, status=1).err
     monkeypatch.chdir(recipe)  # a checkpoint alone, elsewhere: its network's code is looked for here

@@ -155,8 +155,10 @@ def test_nothing_decoded(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options", [[], ["a", "--compare", "a", "b"], ["a", "--json"], ["a", "--method", "m"],
-                                     ["--compare", "a"]])
-def test_options_that_do_not_go_together(options, capsys):
+                                     ["--metric", "cer", "a", "--json"], ["--compare", "a"]])
+def test_options_that_do_not_go_together(tmp_path, options, capsys, monkeypatch):
+    hyps(tmp_path / "a", "ctc_greedy", "test", [("u1", "老师", "老师", None)])
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         main(options)
     assert stopped.value.code == 2 and "error:" in capsys.readouterr().err

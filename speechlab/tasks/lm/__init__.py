@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from speechlab import tasks
+from speechlab.data.inputs import shown
 from speechlab.data.text import normalise
 from speechlab.data.tokens import Tokenizer
 from speechlab.errors import UserError
 from speechlab.scoring.metric import METRICS
-from speechlab.tasks.interface import Model, Task
+from speechlab.tasks.interface import Answer, Model, Task
 from speechlab.tasks.lm.config import Config
 from speechlab.training.interface import Trainable
 
@@ -59,6 +61,7 @@ class Lm(Task):
     about = "how likely a sentence is"
     Config = Config
     metrics = (METRICS["perplexity"],)
+    reads, reads_what = frozenset({".txt"}), "text"
 
     def trainable(self, config: Any, data: Path, device: torch.device) -> Trainable:
         from speechlab.tasks.lm.train import LmTraining
@@ -70,6 +73,21 @@ class Lm(Task):
 
     def decode(self, model: Model, data: Path, exp: Path, args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"{exp} is a language model: it has nothing to decode (recognisers take it by --neural_lm)", 2)
+
+    def infer(self, model: Model, paths: Sequence[Path], args: argparse.Namespace) -> Iterator[Answer]:
+        """How likely a text file is, its lines being sentences."""
+        for path in paths:
+            try:
+                lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+            except (OSError, UnicodeDecodeError) as error:
+                yield Answer({"file": shown(path), "perplexity": None, "error": str(error)})
+                continue
+            found = [model(line) for line in lines]
+            total, count = sum(one["log_prob"] for one in found), sum(one["tokens"] for one in found)
+            perplexity = math.exp(-total / count) if count else None
+            record = {"file": shown(path), "sentences": len(found), "tokens": count, "log_prob": total,
+                      "perplexity": perplexity, "error": None if found else "no sentence in it"}
+            yield Answer(record, f"{shown(path)}\t{perplexity:.2f}" if found else None)
 
 
 TASK = Lm()
