@@ -276,8 +276,8 @@ class ResNet18(nn.Module):
 
 
 class BiasNorm(nn.BatchNorm2d):
-    """BatchNorm whose scale stays 1, so that only its bias learns: before a GELU and another BatchNorm, the scale hardly
-    matters. Its running means forget quickly, for trainings of a few hundred steps."""
+    """BatchNorm whose scale stays 1, so that only its bias learns. Before a GELU and another BatchNorm, the scale does
+    not matter much. Its running means forget quickly, for trainings of a few hundred steps."""
 
     def __init__(self, width: int, keep: float = 0.6):
         super().__init__(width, eps=1e-5, momentum=1 - keep)
