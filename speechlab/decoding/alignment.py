@@ -1,4 +1,7 @@
-"""The frames of known tokens: the most probable CTC path through them (Viterbi), for a whole batch at once."""
+"""Forced alignment: the frames of known tokens on the most probable CTC path through them, for a whole batch at once.
+
+The path is found by the Viterbi algorithm.
+"""
 
 from __future__ import annotations
 

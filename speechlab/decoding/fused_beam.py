@@ -170,31 +170,45 @@ def _prepare(log_probs: np.ndarray, sizes: np.ndarray, blank: int, prune: float,
     spoken = units != blank
     frame, units, logs = frame[spoken], units[spoken], logs[spoken]
     blanks = log_probs[utterance, time, blank].astype(np.float64)
-    count = np.bincount(frame, minlength=len(utterance))
-    at = np.flatnonzero(count)
+    count = np.bincount(frame, minlength=len(utterance))  # candidates of each frame
+    at = np.flatnonzero(count)  # the frames that have some: the steps, still one utterance after another
+    pause, carry, rest = _pauses(np.where(count, 0.0, blanks), at, utterance, begin, sizes)
+
+    # Sort the pairs by step, and within a step by the order of utterances.
     steps = np.bincount(utterance[at], minlength=batch)
     order = np.argsort(-steps, kind="stable")
-
-    # Blank's log posterior over runs of frames without candidates, as differences of a running sum.
-    passed = np.concatenate([[0.0], np.cumsum(np.where(count, 0.0, blanks))])
-    before = np.concatenate([[-1], at[:-1]])
-    fresh = np.flatnonzero(np.diff(utterance[at], prepend=-1))  # an utterance's first step
-    before[fresh] = begin[utterance[at[fresh]]] - 1
-    last = begin - 1
-    last[utterance[at]] = at  # an utterance's last step overwrites those before it
-    rest = passed[begin + sizes] - passed[last + 1]
-
-    # Frame by frame of each utterance -> step by step.
     number = np.arange(len(at)) - np.repeat(np.cumsum(steps) - steps, steps)
     pairs = np.lexsort((np.argsort(order)[utterance[at]], number))
     bounds = np.concatenate([[0], np.cumsum(np.bincount(number))]).astype(np.int64)
-    start, count, at, before = (np.cumsum(count[at]) - count[at])[pairs], count[at[pairs]], at[pairs], before[pairs]
+    # And the candidates with them.
+    start, count = (np.cumsum(count[at]) - count[at])[pairs], count[at[pairs]]
     first = np.concatenate([[0], np.cumsum(count)])
     take = np.arange(len(units)) + np.repeat(start - first[:-1], count)
     units, logs = units[take], logs[take]
     keys = np.append(np.repeat(np.arange(len(at)), count) * vocab + units, np.iinfo(np.int64).max)
-    return _Steps(order, bounds, np.exp(blanks[at]), passed[at] - passed[before + 1], (at - before == 1) * 1.0,
-                  first, count, units, logs, np.exp(logs), keys, rest[order])
+    return _Steps(order, bounds, np.exp(blanks[at[pairs]]), pause[pairs], carry[pairs], first, count, units, logs,
+                  np.exp(logs), keys, rest[order])
+
+
+def _pauses(passed: np.ndarray, at: np.ndarray, utterance: np.ndarray, begin: np.ndarray,
+            sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blank's log posteriors over the runs of frames without candidates.
+
+    Args:
+        passed: (F,) blank's log posterior in each frame, 0 in a frame with candidates.
+        at: (S,) the frames with candidates.
+        utterance: (F,) of each frame.
+        begin, sizes: (B,) the first frame and the number of frames of each utterance.
+    Returns:
+        ``pause`` (S,), ``carry`` (S,) and ``rest`` (B,) as in :class:`_Steps`, but frame by frame.
+    """
+    passed = np.concatenate([[0.0], np.cumsum(passed)])  # so that a run's sum is a difference
+    before = np.concatenate([[-1], at[:-1]])  # the step before each
+    fresh = np.flatnonzero(np.diff(utterance[at], prepend=-1))  # an utterance's first step
+    before[fresh] = begin[utterance[at[fresh]]] - 1
+    last = begin - 1
+    last[utterance[at]] = at  # an utterance's last step overwrites those before it
+    return passed[at] - passed[before + 1], (at - before == 1) * 1.0, passed[begin + sizes] - passed[last + 1]
 
 
 # Rows of _Search.floats, one column per prefix.
@@ -232,7 +246,7 @@ class _Grown(NamedTuple):
 
     source: np.ndarray  # (G,) the prefix that grew
     choice: np.ndarray  # (G,) the candidate that it grew by
-    bound: np.ndarray  # (G,) score, if the language model were certain of the unit
+    bound: np.ndarray  # (G,) the score if the language model gives the unit a probability of 1
     shift: np.ndarray  # (N,) the pair of prefix n and candidate c is at c - shift[n]
 
 
@@ -303,7 +317,7 @@ class _Search:
         self._renew(stay, scored, chosen)
 
     def _repeats(self, pair: np.ndarray, low: int, high: int) -> _Repeats:
-        """The prefixes whose last unit is a candidate of their frame, pair (N,)."""
+        """The prefixes whose last unit is a candidate of their frame; pair: (N,), within low to high - 1."""
         steps = self.steps
         start = int(steps.first[low])
         wanted = pair * self.vocab + self.ints[_LAST]
@@ -313,7 +327,10 @@ class _Search:
         return _Repeats(rows, at.take(rows))
 
     def _stay(self, pair: np.ndarray, total: np.ndarray, repeats: _Repeats, carry: np.ndarray) -> _Stay:
-        """Every prefix stays by blank, or by its last unit again where that is a candidate."""
+        """Every prefix stays by blank, or by its last unit again where that is a candidate.
+
+        pair, total: (N,) of the prefixes; carry: (R,) of the repeats.
+        """
         by_blank = self.steps.blank.take(pair)
         by_unit = self.floats[_IN_UNIT].take(repeats.rows) * carry * self.steps.probs.take(repeats.at)
         both = by_blank.copy()
@@ -323,7 +340,10 @@ class _Search:
         return _Stay(total + np.log(both), by_blank / both, in_unit)
 
     def _grow(self, pair: np.ndarray, total: np.ndarray, repeats: _Repeats, carry: np.ndarray) -> _Grown:
-        """Every prefix grows by each candidate of its frame; the same unit twice needs a blank in between."""
+        """Every prefix grows by each candidate of its frame; the same unit twice needs a blank in between.
+
+        pair, total: (N,) of the prefixes; carry: (R,) of the repeats.
+        """
         count = self.steps.count.take(pair)
         shift = self.steps.first.take(pair) - count.cumsum() + count
         source = np.arange(len(pair)).repeat(count)
@@ -359,9 +379,9 @@ class _Search:
         grown.bound[same] = -np.inf
 
     def _drop_hopeless(self, score: np.ndarray, grown: _Grown) -> _Scored:
-        """Ask the language model about those grown prefixes that could enter the beam, were it certain of them.
+        """Drop grown prefixes that could not enter the beam whatever the language model says; score the others.
 
-        score: (N,) of the prefixes that stay. A full beam is entered by what is above its lowest score.
+        score: (N,) of the prefixes that stay. To enter a full beam, a prefix must be above its lowest score.
         """
         owner = self.ints[_OWNER]
         floor = np.maximum.reduceat(score, self.begin) - self.threshold
@@ -376,9 +396,10 @@ class _Search:
         return _Scored(source, unit, bound, bound + self.lm_weight * lm, lm, arcs)
 
     def _choose(self, score: np.ndarray, scored: _Scored, utterances: int) -> np.ndarray:
-        """The best of each utterance side by side, the best first: n of a prefix that stays, N + h of a grown one.
+        """The new beams: the indices of the best prefixes, utterance by utterance, the best first.
 
-        score: (N,) of the prefixes that stay. ``sizes`` and ``begin`` are those of the new beams from here on.
+        score: (N,) of the prefixes that stay. An index n < N is one of them, N + h is grown prefix h. From here on,
+        ``sizes`` and ``begin`` are those of the new beams.
         """
         grown_owner = self.ints[_OWNER].take(scored.source)
         best = np.maximum.reduceat(score, self.begin)
@@ -395,7 +416,7 @@ class _Search:
         return near.take((begin[:, None] + self.places)[self.places < self.sizes[:, None]])
 
     def _renew(self, stay: _Stay, scored: _Scored, chosen: np.ndarray) -> None:
-        """Make the new beams: copy the chosen prefixes, or the parents of those that grew, and then let these grow."""
+        """Make the new beams: copy the chosen prefixes, and for grown ones their parents; then add the new units."""
         count = len(stay.total)
         grows = (chosen >= count).nonzero()[0]
         picked = chosen.take(grows) - count
