@@ -1,4 +1,7 @@
-"""The frames of known tokens: the most probable CTC path through them (Viterbi), for a whole batch at once."""
+"""Forced alignment: the frames of known tokens on the most probable CTC path through them, for a whole batch at once.
+
+The path is found by the Viterbi algorithm.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +18,26 @@ def token_frames(
     Args:
         log_probs: natural log posteriors, ``(B, T, V)``.
         sizes: frames of each utterance, ``(B,)``.
-        tokens: of each utterance. There must be a path through them: frames enough, a probability over 0.
+        tokens: of each utterance. There must be a path through them: enough frames, and a probability above 0.
         blank: the index of CTC's blank.
 
     Returns:
-        For each utterance starts and ends: token i takes the frames ``starts[i]`` to ``ends[i] - 1``.
+        For each utterance the starts and ends: token i takes the frames ``starts[i]`` to ``ends[i] - 1``.
     """
     batch, counts = len(tokens), np.array([len(line) for line in tokens], dtype=np.int64)
     frames, width = int(sizes.max(initial=0)), 2 * int(counts.max(initial=0)) + 1
-    # A path goes along blank, token, blank, ..., token, blank, and may pass over a blank between tokens that differ.
+    # A path goes along blank, token, blank, ..., token, blank, and may skip a blank between tokens that differ.
     units = np.full((batch, width), blank)
     for row, line in enumerate(tokens):
         units[row, 1 : 2 * len(line) : 2] = line
     barred = np.full((batch, width), -np.inf)
-    barred[:, 1:2] = 0.0  # from the place before the first
+    barred[:, 1:2] = 0.0  # a path may begin with the first token
     barred[:, 3::2][units[:, 3::2] != units[:, 1:-2:2]] = 0.0
 
     rows = np.arange(batch)
     heard = np.take_along_axis(log_probs[:, :frames], units[:, None], 2).swapaxes(0, 1)  # (T, B, places)
     ending = {int(size) for size in sizes}
-    best = np.full((batch, width + 2), -np.inf)  # in front, the place before the first, and one that is never reached
+    best = np.full((batch, width + 2), -np.inf)  # two places more in front: never reached, and before the first
     best[:, 1] = 0.0
     moves = np.zeros((frames, batch, width), np.int8)
     place = 2 * counts
@@ -44,11 +47,11 @@ def token_frames(
         moves[frame] = (further > stay) * (1 + (skip > step))
         best[:, 2:] = np.maximum(stay, further) + heard[frame]
         best[:, 1] = -np.inf
-        if frame + 1 in ending:  # in the last blank or the last token
+        if frame + 1 in ending:  # a path ends in the last blank or in the last token
             last = np.flatnonzero(sizes == frame + 1)
             place[last] -= best[last, place[last] + 1] > best[last, place[last] + 2]
 
-    path = np.full((batch, frames + 2), -1)  # a frame more at either end
+    path = np.full((batch, frames + 2), -1)  # one frame more at both ends
     for frame in reversed(range(frames)):
         active = sizes > frame
         path[active, frame + 1] = place[active]

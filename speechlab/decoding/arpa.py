@@ -1,4 +1,4 @@
-"""Any ARPA language model, read onto a recogniser's token ids and scored in arrays.
+"""Any ARPA language model, with a recogniser's token ids, scored in arrays.
 
 A backoff model is a graph. A state is a context that the file knows. An arc is an n-gram (context, token) with its
 probability. A state that lacks a token asks its fallback, the context without its first token, and pays with its
@@ -54,11 +54,11 @@ class ArpaLM:
     def read(cls, path: str | Path, units: Sequence[str]) -> ArpaLM:
         """Read an ARPA file (gzipped where it ends in .gz).
 
-        Words that are no unit are passed over, with their n-grams. A unit that the file lacks gets the probability of
-        ``<unk>``, or of the file's least probable word where there is no ``<unk>``.
+        N-grams with words that are no units are left out. A unit that the file lacks gets the probability of ``<unk>``,
+        or of the file's least probable word where there is no ``<unk>``.
 
         Raises:
-            UserError: with the line, for a file that is no ARPA or broken; for one over other units.
+            UserError: naming the line, for a file that is broken or no ARPA file; for a model over other units.
         """
         path = Path(path)
         try:
@@ -70,7 +70,7 @@ class ArpaLM:
             raise UserError(f"{path} is not a whole gzip file: {error}") from None
 
     def __len__(self) -> int:
-        """How many n-grams it knows, those of one unit each included."""
+        """The number of n-grams, 1-grams included."""
         return self._none
 
     def start(self, n: int) -> np.ndarray:
@@ -83,11 +83,11 @@ class ArpaLM:
         return log_probs, self._follow[arcs]
 
     def score(self, states: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`step`, with the arcs taken in place of states: :meth:`follow` of those that are wanted."""
+        """As :meth:`step`, but with arcs instead of the next states; :meth:`follow` gives the states of some arcs."""
         keys = np.multiply(self._chains.take(states, axis=1), len(self.units), dtype=np.int64)
         keys += tokens
         found = self._find(keys)
-        arcs = tokens.copy()  # of the empty state, arc a is token a
+        arcs = tokens.copy()  # the empty state's arc for token a is arc a
         level = np.full(len(arcs), self.order - 1)
         for number in reversed(range(self.order - 1)):  # the longest context has the last word
             known = found[number] != self._none
@@ -97,7 +97,7 @@ class ArpaLM:
         return self._paid.take(level) + self._log_probs.take(arcs).astype(np.float64), arcs
 
     def follow(self, arcs: np.ndarray) -> np.ndarray:
-        """The states after arcs."""
+        """The states that arcs lead to."""
         return self._follow[arcs]
 
     def step_all(self, states: np.ndarray) -> np.ndarray:
@@ -121,7 +121,7 @@ class ArpaLM:
     def log_probabilities(self, sequences: Iterable[Sequence[int]]) -> np.ndarray:
         """Natural log probability of each whole sequence of tokens with its end, ``(N,)``."""
         sequences = list(map(list, sequences))
-        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))  # those with tokens left are in front
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))  # the longest stay in front
         sizes = np.array([len(sequences[i]) for i in order], dtype=np.int64)
         states, totals = self.start(len(order)), np.zeros(len(order))
         for position in range(int(sizes.max(initial=0))):
@@ -134,14 +134,16 @@ class ArpaLM:
         return answers
 
     def perplexity(self, sequences: Iterable[Sequence[int]]) -> float:
-        """Per token, ends of sentences counted as tokens. NaN for no sequence."""
+        """Perplexity per token, with the ends of sentences counted as tokens. NaN without any sequence."""
         lines = list(map(list, sequences))
         count = sum(map(len, lines)) + len(lines)
         return math.exp(-self.log_probabilities(lines).sum() / count) if lines else math.nan
 
     def _find(self, keys: np.ndarray) -> np.ndarray:
-        """The arcs of keys, of any shape; ``_none`` where the file has none. Looking in both slots of each key takes no
-        longer than bisection at ten thousand n-grams, and a fifth of it at a million.
+        """The arcs of keys (any shape), ``_none`` where there is none.
+
+        Looking in both slots of each key takes as long as bisection with ten thousand n-grams, and a fifth of its time
+        with a million.
         """
         one, other = (self._table.take(slots) for slots in _slots(keys, self._shift))
         other = np.where(self._keys.take(other) == keys, other, self._none)
@@ -267,20 +269,23 @@ def _slots(keys: np.ndarray, shift: np.uint64) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cuckoo(keys: np.ndarray) -> tuple[np.ndarray, np.uint64]:
-    """A table of positions in ``keys``, each in one of its key's two slots (empty ones hold ``len(keys)``), and the
-    shift of :func:`_slots`. Cuckoo hashing (Pagh & Rodler 2004), all keys at once: those thrown out take their other.
+    """A hash table by cuckoo hashing (Pagh & Rodler 2004), filled with all keys at once.
+
+    Returns:
+        The table, in which the position of each key in ``keys`` is in one of the key's two slots and an empty slot has
+        ``len(keys)``; and the shift for :func:`_slots`. A key that is thrown out of one slot goes to its other.
     """
     size = len(keys)
-    bits = max(4, math.ceil(math.log2(2.2 * size)))  # over half full, two slots a key would not do
+    bits = max(4, math.ceil(math.log2(2.2 * size)))  # two slots per key are too few in a table over half full
     while True:
         shift = np.uint64(64 - bits)
         slots = np.stack(_slots(keys, shift))
         table = np.full(1 << bits, size, np.int64 if size >= 2**31 else np.int32)
         chosen, left = np.zeros(size, np.int8), np.arange(size)
-        for _ in range(100):  # a dozen will do
+        for _ in range(100):  # a dozen rounds are enough, unless the table is too small
             wanted = slots[chosen[left], left]
             thrown = table[wanted]
-            table[wanted] = left  # of several that want one slot, one gets it
+            table[wanted] = left  # of several keys that want a slot, one gets it
             left = np.concatenate([left[table[wanted] != left], np.unique(thrown[thrown < size])])
             if not len(left):
                 return table, shift

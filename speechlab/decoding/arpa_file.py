@@ -14,25 +14,26 @@ import numpy as np
 from speechlab.errors import UserError
 
 _LN10 = math.log(10.0)
-_CHUNK = 5_000  # lines read at once: Python's garbage collector takes half the time over many more
+_CHUNK = 5_000  # lines read at once: with many more, Python's garbage collector takes half the time
 
 
 class Section(NamedTuple):
-    """The n-grams of one order that are made of units only: ids (n, order), natural logs (n,), lines of the file."""
+    """The n-grams of one order that are made of units only."""
 
-    ids: np.ndarray
-    log_probs: np.ndarray
-    backoffs: np.ndarray
-    lines: np.ndarray
+    ids: np.ndarray  # (n, order)
+    log_probs: np.ndarray  # (n,) natural logs
+    backoffs: np.ndarray  # (n,) natural logs of the backoff weights
+    lines: np.ndarray  # (n,) where they stand in the file, from 1
 
 
 def read_sections(file: Iterable[bytes], units: Sequence[str], where: str) -> list[Section]:
-    """The sections of an ARPA file. <s> is id 0 in front, </s> is id 0 at the end; n-grams of other words are left out.
+    """The sections of an ARPA file; n-grams with other words than ``units`` are left out.
 
-    Bytes, not text: some units (the ideographic space) are white space to ``str.split`` and are not to ARPA.
+    ``<s>`` is id 0 at the beginning of an n-gram, ``</s>`` is id 0 at its end. The file is read as bytes and not as
+    text: some units (the ideographic space) are white space to ``str.split``, but not to ARPA.
 
     Raises:
-        UserError: with the line, for what is no ARPA file, or a broken one, or one over other units.
+        UserError: naming the line, for a file that is broken or no ARPA file, or for a model over other units.
     """
     size = len(units)
     begin, unknown = size, size + 1
@@ -64,7 +65,7 @@ def read_sections(file: Iterable[bytes], units: Sequence[str], where: str) -> li
 
 
 class _Lines:
-    """An iterator over lines without the white space around them that knows the number of the last."""
+    """An iterator over lines, without the white space around them, that knows the number of the last one."""
 
     def __init__(self, file: Iterable[bytes]):
         self._file, self.number = iter(file), 0
@@ -78,15 +79,15 @@ class _Lines:
         return line.strip()
 
     def take(self, count: int) -> list[bytes]:
-        """The next lines as they are, ``count`` or what is left."""
+        """The next ``count`` lines as they are; fewer at the end of the file."""
         lines = list(itertools.islice(self._file, count))
         self.number += len(lines)
         return lines
 
 
 def _header(lines: _Lines, where: str) -> list[int]:
-    """The counts by order, read up to the line ``\\1-grams:``."""
-    if b"\\data\\" not in lines:  # reads up to it
+    """The number of n-grams of each order, read up to the line ``\\1-grams:``."""
+    if b"\\data\\" not in lines:  # this reads up to the line
         raise UserError(f"{where} is not an ARPA language model: it has no line \\data\\")
     counts: list[int] = []
     for line in lines:
@@ -102,7 +103,7 @@ def _header(lines: _Lines, where: str) -> list[int]:
 
 
 def _expect(lines: _Lines, wanted: bytes, where: str, order: int, count: int) -> None:
-    """Pass over empty lines to the next section's name."""
+    """Read to the next line that is not empty: it must be ``wanted``, the next section's name."""
     line = next((line for line in lines if line), None)
     if line is None:
         raise UserError(f"{where} ends without {wanted.decode()}: the file is cut short")
@@ -112,7 +113,12 @@ def _expect(lines: _Lines, wanted: bytes, where: str, order: int, count: int) ->
 
 
 def _grams(lines: list[bytes], first: int, order: int, index: dict[bytes, int], where: str) -> tuple[np.ndarray, ...]:
-    """A section's ids (n, order), -1 for words that are no unit, natural logs of p and backoff (n,), line numbers."""
+    """Read the lines of a section.
+
+    Returns:
+        ids (n, order), -1 for words that are no units; natural logs of the probabilities (n,) and of the backoff
+        weights (n,); line numbers (n,).
+    """
     rows = [line.split() for line in lines]
     for short in [n for n, row in enumerate(rows) if len(row) != order + 2]:  # a backoff weight is optional
         if len(rows[short]) != order + 1:
@@ -139,7 +145,7 @@ def _grams(lines: list[bytes], first: int, order: int, index: dict[bytes, int], 
 
 
 def _shown(text: bytes) -> str:
-    """At most 60 characters of a line, in quotes."""
+    """The first 60 characters of a line, in quotes, for a message."""
     text = text.decode(errors="replace")
     return f"'{text[:60]}...'" if len(text) > 60 else f"'{text}'" if text else "an empty line"
 
@@ -153,7 +159,7 @@ def _number(cell: bytes) -> float:
 
 def _unigrams(ids: np.ndarray, log_probs: np.ndarray, backoffs: np.ndarray, numbers: np.ndarray, units: Sequence[str],
               where: str) -> Section:
-    """A row for each unit, in the order of ids: row 0 has the probability of ``</s>`` and the backoff of ``<s>``."""
+    """One row per unit, in the order of ids: row 0 has the probability of ``</s>`` and the backoff of ``<s>``."""
     size = len(units)
     begin, unknown = size, size + 1
     floor = log_probs[log_probs > -99.0 * _LN10].min(initial=0.0)
@@ -164,7 +170,7 @@ def _unigrams(ids: np.ndarray, log_probs: np.ndarray, backoffs: np.ndarray, numb
                         f"recogniser's {size - 1} (a model over words for a recogniser of characters?)")
     column, weight = np.full(size + 2, floor), np.zeros(size + 2)
     column[ids[ids >= 0]], weight[ids[ids >= 0]] = log_probs[ids >= 0], backoffs[ids >= 0]
-    # <unk> is a unit of the recogniser as a rule, and in any case the word that other missing units are.
+    # Units that the file lacks get the probability of <unk>, which is mostly a unit of the recogniser, too.
     missing = next((n for n in (units.index("<unk>") if "<unk>" in units else unknown, unknown) if known[n]), None)
     column[:size][~known[:size]] = floor if missing is None else column[missing]
     weight[0] = weight[begin]

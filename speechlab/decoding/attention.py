@@ -1,8 +1,8 @@
-"""Beam search over tokens: at each step one more for every prefix of every utterance, scored by any mix of models.
+"""Beam search over tokens. Each step adds one token to every prefix of every utterance, scored by any mix of models.
 
-Attention decoders and language models score the whole vocabulary; a CTC prefix scorer (ctc_prefix.py) is asked only
-about the tokens that they think best. Their weighted sum is joint CTC/attention decoding (Watanabe et al. 2017, "Hybrid
-CTC/attention architecture for end-to-end speech recognition").
+Attention decoders and language models score the whole vocabulary. A CTC prefix scorer (ctc_prefix.py) is asked only
+about the tokens that they find best. The weighted sum of both is joint CTC/attention decoding (Watanabe et al. 2017,
+"Hybrid CTC/attention architecture for end-to-end speech recognition").
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from speechlab.decoding.ctc import Hypothesis
 from speechlab.errors import UserError
 
 END = 0  # begins and ends a sentence
-CANDIDATES = 1.5  # times the beam: what the full scorers leave for the partial ones to judge (ESPnet's ratio)
-_ABOVE_ONE = 1e-2  # by how much a log probability may round above 0
+CANDIDATES = 1.5  # candidates for the partial scorers, as a multiple of the beam (as in ESPnet)
+_ABOVE_ONE = 1e-2  # a log probability may be this much above 0, by rounding
 
 
 class Scorer(Protocol):
-    """Scores the next token of many prefixes at once; the state is the scorer's own, one row a prefix."""
+    """Scores the next token of many prefixes at once. Each scorer has its own kind of state, one row per prefix."""
 
     def start(self, batch: int) -> Any:
-        """The state of ``batch`` empty prefixes, one an utterance, in order."""
+        """The state of ``batch`` empty prefixes, one per utterance, in order."""
         ...
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Append ``tokens`` (N,), which are 0 at the start; log probabilities (N, V) of what follows, and the state."""
+        """Append ``tokens`` (N,), 0 at the start -> log probabilities (N, V) of the next token, and the new state."""
         ...
 
     def select(self, state: Any, rows: Tensor) -> Any:
-        """The state of the rows ``rows`` (N',): kept, left out, or doubled. A row takes its utterance along."""
+        """The state of ``rows`` (N',), in that order; a row may be left out or come twice, and keeps its utterance."""
         ...
 
 
 class PartialScorer(Protocol):
-    """Scores a few next tokens of each prefix, where scoring all would be dear."""
+    """Scores a few next tokens of each prefix, where scoring all would cost too much."""
 
     def start(self, batch: int) -> Any:
         """As :meth:`Scorer.start`."""
         ...
 
     def score(self, tokens: Tensor, state: Any, candidates: Tensor) -> tuple[Tensor, Any]:
-        """Append ``tokens`` (N,); log probabilities (N, K) of ``candidates`` (N, K) to follow, and the state.
+        """Append ``tokens`` (N,) -> log probabilities (N, K) of ``candidates`` (N, K) as the next, and the new state.
 
-        The first candidate of each row is the end; none is named twice. The state is that after ``tokens``: which
-        candidate was taken, the next call tells.
+        The first candidate of each row is the end; no candidate comes twice in a row. The state is that after
+        ``tokens``: the next call tells which candidate was taken.
         """
         ...
 
@@ -61,15 +61,12 @@ class PartialScorer(Protocol):
 
 @dataclass
 class _Hypotheses:
-    """(A, W): W hypotheses of each of A utterances, best first; where there are fewer, the rest score minus infinity.
+    """W hypotheses of each of A utterances, the best first. Where there are fewer, the rest score minus infinity."""
 
-    tokens is (A, W, U) (of finished ones wider than their ``lengths`` (A, W)); parts (A, W, P), a scorer each.
-    """
-
-    scores: Tensor
-    tokens: Tensor
-    parts: Tensor
-    lengths: Tensor
+    scores: Tensor  # (A, W)
+    tokens: Tensor  # (A, W, U); those of finished hypotheses are padded
+    parts: Tensor  # (A, W, P) log probability by each of P scorers
+    lengths: Tensor  # (A, W) tokens of each hypothesis
 
 
 @torch.no_grad()
@@ -87,24 +84,27 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """The ``nbest`` best token sequences of each utterance that the search finds.
 
-    A prefix's score is the weighted sum of its log probabilities, plus ``length_bonus`` a token (the end is none).
-    Every prefix in the beam also offers itself as finished. An utterance is done when no prefix in its beam can still
-    come among its ``nbest`` finished ones: exact, as scores only fall from there (but for the length bonus, which is
-    allowed for in full); and, a shortcut, when all of them lie ``margin`` under its best finished one.
+    The score of a prefix is the weighted sum of its log probabilities, plus ``length_bonus`` per token (the end does
+    not count). Every prefix in the beam may also be finished as it is. An utterance is done when no prefix in its beam
+    can still get among its ``nbest`` finished ones. This is exact: scores only fall, except for the length bonus, which
+    is allowed for in full. As a shortcut, an utterance is also done when all its prefixes score ``margin`` less than
+    its best finished one.
 
     Args:
-        scorers: by name a scorer of the whole vocabulary and its weight. A weight of 0 leaves the scorer out.
-        batch: utterances; row i of the scorers' start is utterance i.
-        max_lengths: the most tokens that each may have, (B,), on the scorers' device; then it must end.
-        vocab: tokens with the end, index 0.
-        partial: likewise, scorers of what the full ones find best; without any full one, of everything.
-        beam: prefixes kept an utterance after each step.
-        margin: natural log; at infinity the list is exactly what the beam finds.
+        scorers: for each name a scorer of the whole vocabulary and its weight. A weight of 0 leaves the scorer out.
+        batch: number of utterances B; row i of the scorers' start is utterance i.
+        max_lengths: the most tokens of each utterance, (B,), on the scorers' device; then it must end.
+        vocab: number of tokens, the end (index 0) included.
+        partial: the same for partial scorers, which judge what the full ones find best, or everything without those.
+        beam: prefixes per utterance that are kept after each step.
+        nbest: the most hypotheses per utterance.
+        length_bonus: added for each token.
+        margin: natural log; with infinity the list is exactly what the beam finds.
 
     Returns:
-        Of each utterance its hypotheses, best first; ``parts`` has each scorer's own (unweighted) log probability. An
-        utterance with a score that is no log probability (NaN, above 0) has one hypothesis with ``error``; the others
-        are not touched by it.
+        The hypotheses of each utterance, the best first; ``parts`` has the log probability by each scorer without its
+        weight. An utterance with a score that is no log probability (NaN, above 0) has one hypothesis with ``error``;
+        this does not touch the others.
 
     Raises:
         UserError: for an option out of range. ValueError: for a scorer of another vocabulary.
@@ -118,7 +118,7 @@ def beam_search(
     if not names or len(set(names)) < len(full) + len(some):
         raise UserError("beam search: no scorer has a weight, or two have one name")
     for name, (_, weight) in (*full.items(), *some.items()):
-        if not weight > 0:  # a search that prunes by what was reached so far needs scores that only fall
+        if not weight > 0:  # the pruning relies on scores that only fall
             raise UserError(f"beam search: the weight of {name} is {weight}; it must be at least 0")
     if max_lengths.shape != (batch,):
         raise ValueError(f"{batch} utterances, and lengths for {tuple(max_lengths.shape)}")
@@ -127,7 +127,7 @@ def beam_search(
 
     device = max_lengths.device
     weights = torch.tensor([weight for _, weight in (*full.values(), *some.values())], device=device)
-    # Of each row as many tokens as could all survive; at least those that the partial scorers are to choose from.
+    # Candidates per row: as many as could all survive, or as many as the partial scorers are to choose from.
     width = min(vocab - 1, vocab if not full else math.ceil(CANDIDATES * beam) if some else beam)
     states = {name: scorer.start(batch) for name, (scorer, _) in (*full.items(), *some.items())}
     finished = _Hypotheses(
@@ -164,10 +164,10 @@ def beam_search(
         parts = parts + live.parts[:, :, None]
         candidates = candidates.view(shape)
 
-        # Each may end here. The finished ones stay the nbest best of old and new.
+        # Each prefix may end here. The nbest best of the old and new finished ones are kept.
         _finish(finished, owner, live, total[:, :, 0], parts[:, :, 0])
 
-        # Or go on, where there is room: the beam best of all the prefixes with all their candidates.
+        # Or it goes on, if it is not too long: the beam keeps the best of all prefixes with all their candidates.
         limits = max_lengths[owner]
         onward = (total[:, :, 1:] + length_bonus).masked_fill((size >= limits)[:, None, None], -math.inf).flatten(1)
         scores, chosen = onward.topk(min(beam, onward.shape[1]))
@@ -193,10 +193,11 @@ def beam_search(
 
 def _score(full: Mapping[str, tuple[Scorer, float]], some: Mapping[str, tuple[PartialScorer, float]],
            states: dict[str, Any], last: Tensor, vocab: int, width: int) -> tuple[dict[str, Tensor], Tensor]:
-    """By each scorer's name log probabilities (N, 1 + width), and the candidates of the same shape, the end first.
+    """Append ``last`` (N,) to the prefixes, in ``states``, and score the best next tokens.
 
-    The candidates are what the full scorers together find best; a NaN is best of all, so none is overlooked. ``states``
-    move on by ``last`` (N,).
+    Returns:
+        Log probabilities (N, 1 + width) by each scorer's name, and the candidates of the same shape, the end first. The
+        candidates are what the full scorers together find best; NaN counts as the best, so that none is overlooked.
     """
     whole, total = {}, torch.zeros(len(last), vocab, device=last.device)
     for name, (scorer, weight) in full.items():
@@ -215,7 +216,10 @@ def _score(full: Mapping[str, tuple[Scorer, float]], some: Mapping[str, tuple[Pa
 
 
 def _finish(finished: _Hypotheses, owner: Tensor, live: _Hypotheses, scores: Tensor, parts: Tensor) -> None:
-    """Put ``live`` hypotheses, whose scores (A, W) and parts now count the end, among their utterances' finished."""
+    """Merge the ``live`` hypotheses into the finished ones of their utterances.
+
+    ``scores`` (A, W) and ``parts`` (A, W, P) are those of the live ones with the end.
+    """
     nbest, size = finished.scores.shape[1], live.tokens.shape[2]
     best, place = torch.cat((finished.scores[owner], scores), 1).topk(nbest)
 
@@ -231,7 +235,7 @@ def _finish(finished: _Hypotheses, owner: Tensor, live: _Hypotheses, scores: Ten
 
 
 def _answers(finished: _Hypotheses, utterance: int, names: list[str], error: str | None) -> list[Hypothesis]:
-    """One utterance's list, or its error."""
+    """The list of hypotheses of an utterance, or its error."""
     scores = finished.scores[utterance].tolist()
     if error is None and scores[0] == -math.inf:
         error = "no token sequence has a probability above 0"

@@ -1,7 +1,8 @@
-"""CTC's best path, greedily (Graves et al. 2006), from log posteriors. The beam search is fused_beam.py's.
+"""Greedy CTC decoding (Graves et al. 2006) of log posteriors. The beam search is in fused_beam.py.
 
-A collapsed CTC path drops repeats, then blanks: ``a a - a b`` is ``a a b``. Greedy takes the best unit of each frame;
-the beam sums over the paths of one label sequence, so it can find a sequence that no single path wins with.
+A CTC path is collapsed by dropping repeats, then blanks: ``a a - a b`` becomes ``a a b``. Greedy decoding takes the
+best unit of each frame. Beam search sums over all paths of a token sequence, so it can find one whose best single path
+is not the best of all.
 """
 
 from __future__ import annotations
@@ -12,31 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Rows of a posterior must sum to one; half precision under autocast is off by about 1e-2 at 5,000 units.
+# The posteriors of a frame must sum to 1; in half precision under autocast they miss it by about 1e-2 at 5,000 units.
 _ROW_SUM_TOLERANCE = 0.05
 
 
 @dataclass
 class Hypothesis:
-    """One utterance's answer.
-
-    ``score`` is a natural log probability: of the best path (greedy), or of ``tokens`` summed over all their paths
-    (beam); None when ``error`` says why there is no answer. Token i takes the frames ``starts[i]`` to ``ends[i] - 1``.
-    ``parts`` are the unweighted log probabilities that a score by several models is made of, by the models' names.
-    """
+    """An answer to an utterance."""
 
     tokens: list[int] = field(default_factory=list)
+    # Natural log probability: of the best path (greedy), or of the tokens over all their paths (beam); None with error.
     score: float | None = None
-    starts: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # token i takes the frames starts[i] to ends[i] - 1
     ends: list[int] = field(default_factory=list)
-    error: str | None = None
+    error: str | None = None  # why there is no answer
+    # The log probabilities without weights that a score by several models is made of, by the models' names.
     parts: dict[str, float] = field(default_factory=dict)
 
 
 def check_posteriors(log_probs: Tensor, lengths: Tensor) -> list[str | None]:
-    """What is wrong with each utterance's log posteriors ``(B, T, V)`` within its length; None where they are sound.
+    """What is wrong with the log posteriors (B, T, V) of each utterance, within its length; None where nothing is.
 
-    Wrong are NaN, plus infinity, and frames that are no distribution (logits given in place of log-softmax).
+    NaN, plus infinity, and frames that are no distribution (logits instead of their log-softmax) are wrong.
     """
     if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
         raise ValueError(f"expected (B, T, V) and (B,), not {tuple(log_probs.shape)} and {tuple(lengths.shape)}")
@@ -45,7 +43,7 @@ def check_posteriors(log_probs: Tensor, lengths: Tensor) -> list[str | None]:
     inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths.to(log_probs.device)[:, None]
     if log_probs.device.type == "cpu" and _sound(log_probs, lengths):
         return [None] * len(lengths)
-    total = log_probs.float().logsumexp(-1)  # NaN and inf pass through the sum, so one (B, T) array tells all
+    total = log_probs.float().logsumexp(-1)  # NaN and inf pass through the sum, so one (B, T) array shows everything
     finite = total.isfinite() | ~inside
     summed = (total.abs() < _ROW_SUM_TOLERANCE) | ~inside
     answers: list[str | None] = []
@@ -62,13 +60,13 @@ def check_posteriors(log_probs: Tensor, lengths: Tensor) -> list[str | None]:
 
 
 def _sound(log_probs: Tensor, lengths: Tensor) -> bool:
-    """Whether all frames sum to one, by numpy: as they nearly always do, in a third of the time of the closer look."""
+    """True if all frames sum to 1, as nearly always: numpy finds it in a third of the time of the closer look."""
     table = log_probs.detach().float().numpy()
-    probs = np.empty(table.shape[1:], np.float32)  # of one utterance: the cache holds it
+    probs = np.empty(table.shape[1:], np.float32)  # of one utterance, which the cache can hold
     with np.errstate(over="ignore", invalid="ignore"):
         for frames, size in zip(table, lengths.tolist()):
             total = np.exp(frames[:size], out=probs[:size]).sum(1)
-            if not (np.abs(total - 1) < _ROW_SUM_TOLERANCE - 0.002).all():  # narrower than that of its log
+            if not (np.abs(total - 1) < _ROW_SUM_TOLERANCE - 0.002).all():  # stricter than the same for the log
                 return False
     return True
 
@@ -83,7 +81,7 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> list[Hypothesi
         blank: the index of CTC's blank.
 
     Returns:
-        One :class:`Hypothesis` an utterance; an unsound posterior gives ``error``, never tokens.
+        One :class:`Hypothesis` per utterance; posteriors that are wrong give ``error`` and no tokens.
     """
     errors = check_posteriors(log_probs, lengths)
     batch, frames, _ = log_probs.shape
@@ -97,7 +95,7 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> list[Hypothesi
 
     changed = torch.ones_like(inside)
     changed[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    # The end of a run is the nearest change after it (the padding is blank, a change): a minimum from the right.
+    # A run ends at the nearest change after it: a running minimum from the right. The padding counts as blank.
     following = torch.where(changed, time, frames)[:, 1:].flip(1).cummin(1).values.flip(1)
     ends = torch.cat([following, following.new_full((batch, 1), frames)], 1)
     kept = changed & (ids != blank)

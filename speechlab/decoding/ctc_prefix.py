@@ -1,14 +1,14 @@
 """CTC as a scorer of prefixes, token by token (Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end
 speech recognition", algorithm 2).
 
-A prefix's probability is that of all labellings that begin with it. The paper computes it frame by frame for every
-prefix and every candidate. Here no step loops over time, and most of the work is not done at all:
+The probability of a prefix is that of all token sequences that begin with it. The paper computes it frame by frame for
+every prefix and every candidate. Here no step loops over time, and most of the work is left out:
 
-* What a candidate's probability needs from the time axis is one sum over the frames where it could begin. Only the
-  prefix that was chosen needs the forward variables of its last token.
-* Those are linear recurrences, r_t = (r_{t-1} + a_t) y_t, hence cumulative sums: r_t / Y_t = sum of a_s / Y_{s-1} over
-  s <= t, with Y_t = y_1 ... y_t. In logarithms that is ``logcumsumexp``. Taking Y off
-  again costs digits: hence float64.
+* The probability of a candidate needs one sum over the frames where it could begin. Only a prefix that was chosen needs
+  the forward variables of its last token.
+* Forward variables are linear recurrences, r_t = (r_{t-1} + a_t) y_t, so they are cumulative sums: r_t / Y_t = sum of
+  a_s / Y_{s-1} over s <= t, with Y_t = y_1 ... y_t. In logarithms that is ``logcumsumexp``. Multiplying by Y again
+  costs digits, so it is done in float64.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from torch import Tensor
 
 from speechlab.decoding.attention import END
 
-# Stands for an impossible token in the cumulative sums, where minus infinity would meet itself.
+# Log probability of an impossible token in the cumulative sums: minus infinity less minus infinity would be NaN.
 _IMPOSSIBLE = -1e4
 
 
 @dataclasses.dataclass
 class _State:
-    """Of N prefixes: the utterance (N,), the last token (N,; -1 of the empty prefix), log probability (N,) of all that
-    begins with it, and the forward variables (N, 1 + T): log probability of the frames up to t giving just this prefix,
-    ending in its last token or in blank. Index 0 is before the first frame."""
+    """What is known of N prefixes. Index 0 of the time axis is before the first frame."""
 
-    owner: Tensor
-    last: Tensor
-    prefix: Tensor
-    token: Tensor
-    blank: Tensor
+    owner: Tensor  # (N,) the utterance
+    last: Tensor  # (N,) the last token; -1 for the empty prefix
+    prefix: Tensor  # (N,) log probability of all token sequences that begin with the prefix
+    # Forward variables: log probability that the frames up to t give exactly this prefix.
+    token: Tensor  # (N, 1 + T) by paths that end in its last token
+    blank: Tensor  # (N, 1 + T) by paths that end in blank
 
     def pick(self, rows: Tensor) -> _State:
+        """The state of ``rows`` (N',)."""
         return _State(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
 class CTCPrefixScorer:
-    """Scores candidates by a CTC output, as a :class:`~speechlab.decoding.attention.PartialScorer`.
+    """Scores candidates by CTC's output, as a :class:`~speechlab.decoding.attention.PartialScorer`.
 
-    The scores of a prefix's tokens add up to the log probability of all labellings that begin with it; with the end, of
-    that labelling alone (what CTC loss computes).
+    The scores of a prefix's tokens add up to the log probability of all token sequences that begin with it. With the
+    score of the end, they add up to that of this sequence alone, which is what CTC's loss computes.
 
     Args:
-        log_probs: natural log posteriors (B, T, V), blank at index 0, which for a candidate means the end.
-        lengths: frames of each utterance, (B,); what lies beyond is not looked at.
+        log_probs: natural log posteriors (B, T, V). Index 0 is blank; as a candidate it is the end.
+        lengths: frames of each utterance, (B,); later frames are not looked at.
     """
 
     def __init__(self, log_probs: Tensor, lengths: Tensor):
@@ -60,7 +60,7 @@ class CTCPrefixScorer:
         if not frames:  # one frame of padding, so that every sum over time has a term
             log_probs, frames = torch.nn.functional.pad(log_probs, (0, 0, 0, 1)), 1
         valid = torch.arange(frames, device=log_probs.device) < lengths[:, None]
-        # (B, V, T): a candidate's frames side by side. Beyond the end nothing but blanks, which are certain.
+        # (B, V, T): the frames of a candidate are side by side. Beyond the end only blank is possible, and certain.
         self.table = log_probs.float().masked_fill(~valid[:, :, None], -math.inf).transpose(1, 2).contiguous()
         self.table[:, END].masked_fill_(~valid, 0.0)
         wide = torch.float32 if log_probs.device.type == "mps" else torch.float64  # MPS has no float64
@@ -68,7 +68,7 @@ class CTCPrefixScorer:
 
     @staticmethod
     def _cumulative(y: Tensor) -> Tensor:
-        """(N, T) -> (N, 1 + T): log probability of the first t frames."""
+        """Log probabilities of frames (N, T) -> of the first t frames together, (N, 1 + T)."""
         return torch.nn.functional.pad(y.clamp(min=_IMPOSSIBLE).cumsum(1), (1, 0))
 
     def start(self, batch: int) -> _State:
@@ -80,15 +80,15 @@ class CTCPrefixScorer:
                       torch.full_like(self.blanks, -math.inf), self.blanks)
 
     def score(self, tokens: Tensor, state: _State, candidates: Tensor) -> tuple[Tensor, _State]:
-        """tokens (N,), candidates (N, K), both token numbers -> log probabilities (N, K), state.
+        """tokens (N,) to append, candidates (N, K) -> log probabilities (N, K) of the candidates, and the new state.
 
-        A candidate 0 is the end. Before any token, ``tokens`` are 0 and append nothing.
+        A candidate 0 is the end. At the start, ``tokens`` are 0 and nothing is appended.
         """
         started = tokens != END
         if started.any():
             state = self._append(tokens, state)
         both = torch.logaddexp(state.token, state.blank)
-        # A token begins at t after any ending at t - 1; the same token again only after a blank.
+        # A token may begin at t after both kinds of path up to t - 1; the last token again only after a blank.
         again = (candidates == state.last[:, None])[:, :, None]
         before = torch.where(again, state.blank[:, None, :-1], both[:, None, :-1])
         prefix = _sum(before + self.table[state.owner[:, None], candidates])
@@ -101,7 +101,7 @@ class CTCPrefixScorer:
         return state.pick(rows)
 
     def _append(self, tokens: Tensor, state: _State) -> _State:
-        """The prefixes with one token more."""
+        """The state of the prefixes with ``tokens`` (N,) appended."""
         begin = torch.where((tokens == state.last)[:, None], state.blank, torch.logaddexp(state.token, state.blank))
         begin = begin[:, :-1]
         y = self.table[state.owner, tokens].to(begin.dtype)  # (N, T)
@@ -114,9 +114,10 @@ class CTCPrefixScorer:
 
 
 def _sum(x: Tensor) -> Tensor:
-    """logsumexp over the last axis, ten times as fast on a CPU where most terms are almost 0, as here.
+    """logsumexp over the last axis, ten times as fast on a CPU when most terms are almost 0, as here.
 
-    Their exponentials are denormal numbers, which a CPU computes slowly; 1e-26 of the largest will do for them.
+    The exponentials of such terms are denormal numbers, which a CPU computes slowly. They are raised to 1e-26 of the
+    largest term.
     """
     largest = x.amax(-1, keepdim=True)
     total = (x - largest.masked_fill(largest.isneginf(), 0.0)).clamp_(min=-60.0).exp_().sum(-1)

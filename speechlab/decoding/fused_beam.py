@@ -1,15 +1,17 @@
 """CTC prefix beam search with an n-gram language model fused in, for many utterances at once.
 
-The search is Graves' (2012) with the fusion of Hannun et al. (2014): a prefix has the probability of all CTC paths that
-collapse to it, those that end in blank kept apart from those that do not; when it grows by a unit, the language model's
-log probability of that unit is added with a weight, and a bonus a unit. Here the prefixes of all utterances stand in
-flat arrays, and one step of numpy operations takes each utterance over its next frame, without any loop over
-utterances, prefixes or candidates. Two things keep the steps few and small and change no answer:
+The search is that of Graves (2012) with the fusion of Hannun et al. (2014). A prefix has the probability of all CTC
+paths that collapse to it; those that end in blank are kept apart from those that do not. When a prefix grows by a unit,
+the language model's log probability of that unit is added with a weight, and so is a bonus per unit.
+
+Here the prefixes of all utterances stand in flat arrays. One step of numpy operations takes each utterance over its
+next frame, without any loop over utterances, prefixes or candidates. Two tricks keep the steps few and small, and
+change no answer:
 
 * A frame in which only blank reaches ``prune`` multiplies all prefixes of an utterance by one number. It is no step of
-  its own but a factor noted beside the next, so utterances need not pause at the same frames.
-* A grown prefix that would not reach a full beam were its unit certain to the language model is dropped before that is
-  asked.
+  its own, but a factor that is noted for the next step. So utterances need not pause at the same frames.
+* A grown prefix is dropped before the language model is asked, if it could not enter the beam even when the language
+  model were certain of its unit.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from speechlab.decoding.arpa import ArpaLM
 from speechlab.decoding.ctc import Hypothesis, check_posteriors
 from speechlab.errors import UserError
 
-# Odd 64-bit constants for the hash of a prefix (splitmix64's; Steele, Lea & Flood 2014), as signed integers.
+# Odd 64-bit constants for the hash of a prefix, from splitmix64 (Steele, Lea & Flood 2014), as signed integers.
 _MIX, _SPREAD = (np.array(value, np.uint64).view(np.int64) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9))
 
 
@@ -51,16 +53,16 @@ def fused_beam(
     Args:
         log_probs: natural log posteriors, ``(B, T, V)``.
         lengths: frames of each utterance, ``(B,)``.
-        lm: the language model over the same units; None for none.
-        beam: prefixes kept after each frame.
-        nbest: answers an utterance at most.
-        lm_weight: of the language model's natural log probability, ``</s>`` included; at least 0.
-        length_bonus: added for each token; makes up for the language model's liking of short answers.
-        top: units looked at in one frame at most.
-        prune: units under this posterior are left out of a frame (its best unit and blank never are).
-        threshold: prefixes that score this much less than their utterance's best (natural log) are dropped.
-        blank: the index of CTC's blank; 0 where there is a language model.
-        times: whether the best answer gets its tokens' frames (by alignment).
+        lm: the language model over the same units, or None.
+        beam: prefixes per utterance that are kept after each frame.
+        nbest: the most answers per utterance.
+        lm_weight: weight of the language model's natural log probability, ``</s>`` included; at least 0.
+        length_bonus: added for each token; makes up for the language model, which prefers short answers.
+        top: the most units that are looked at in a frame.
+        prune: units with a smaller posterior are left out of a frame (but never its best unit and blank).
+        threshold: prefixes whose score (natural log) is lower than the utterance's best by more than this are dropped.
+        blank: the index of CTC's blank; with a language model it must be 0.
+        times: find the frames of the best answer's tokens, by alignment.
 
     Returns:
         For each utterance its answers, the best first. ``score`` is the sum above; ``parts`` has ``ctc`` and ``lm``,
@@ -87,7 +89,7 @@ def fused_beam(
     found = _Search(steps, lm, beam, lm_weight, length_bonus, threshold, log_probs.shape[2], blank).run(nbest)
     answers = [[Hypothesis(error=error)] if error else mine for error, mine in zip(errors, found)]
     if times:
-        # The search's own times are where a prefix was first thought of, not where it is spoken.
+        # The search knows when a prefix first came up. That is not when it is spoken.
         frames = token_frames(log_probs.numpy(), sizes, [mine[0].tokens for mine in answers], blank)
         for mine, (starts, ends) in zip(answers, frames):
             mine[0].starts, mine[0].ends = starts, ends
@@ -95,39 +97,48 @@ def fused_beam(
 
 
 class _Steps(NamedTuple):
-    """What the search needs of the posteriors. A step is a frame with candidates; each utterance has its own number of
-    steps, and they are put in order by it, the most first: step s concerns the first ``bounds[s + 1] - bounds[s]`` of
-    them. P pairs (step, utterance) stand step by step, their C candidates in the same order.
+    """What the search needs of the posteriors. A step is a frame with candidates.
+
+    Each utterance has its own number of steps. The utterances are sorted by it, the most steps first, so that step s
+    concerns the first ``bounds[s + 1] - bounds[s]`` of them. There are P pairs (step, utterance), step by step, and
+    their C candidates stand in the same order.
     """
 
-    order: np.ndarray  # (B,) utterances as the caller numbers them
-    bounds: np.ndarray  # (steps + 1,) pairs of a step
+    order: np.ndarray  # (B,) the caller's number of each utterance
+    bounds: np.ndarray  # (steps + 1,) step s has the pairs bounds[s] ... bounds[s + 1] - 1
     blank: np.ndarray  # (P,) posterior of blank
     pause: np.ndarray  # (P,) log of blank's posteriors over the frames without candidates since the step before
     carry: np.ndarray  # (P,) 0 where there were such frames, else 1
-    first: np.ndarray  # (P + 1,) candidates of a pair
-    count: np.ndarray  # (P,) how many
+    first: np.ndarray  # (P + 1,) pair p has the candidates first[p] ... first[p + 1] - 1
+    count: np.ndarray  # (P,) number of candidates
     units: np.ndarray  # (C,) ascending within a pair
     logs: np.ndarray  # (C,) log posteriors
     probs: np.ndarray  # (C,) posteriors
-    keys: np.ndarray  # (C + 1,) ascending: pair * V + unit; one more that is above them all
-    rest: np.ndarray  # (B,) as pause, after the last step, in ``order``
+    keys: np.ndarray  # (C + 1,) ascending: pair * V + unit; the last is larger than any
+    rest: np.ndarray  # (B,) as pause, after an utterance's last step; in the order of ``order``
 
 
 def _candidates(log_probs: np.ndarray, utterance: np.ndarray, time: np.ndarray, prune: float,
                 top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The units to look at: frames (as indices into ``utterance`` and ``time``) and units, sorted by both, and their
-    log posteriors.
+    """The units to look at in each frame.
+
+    Args:
+        log_probs: (B, T, V).
+        utterance, time: (F,) of each frame of all utterances, one utterance after another.
+        prune, top: as in :func:`fused_beam`.
+    Returns:
+        For each candidate its frame (an index into ``utterance`` and ``time``), its unit and its log posterior; sorted
+        by frame and unit.
     """
     vocab = log_probs.shape[2]
-    least = np.finfo(np.float32).min  # never minus infinity
+    least = np.finfo(np.float32).min  # -inf is less: an impossible unit is never a candidate
     likely = np.float32(math.log(prune) if prune else least)
     begin = np.flatnonzero(time == 0)
     found = [np.zeros(0, np.int64)]
     for row, start, size in zip(utterance[begin], begin, np.diff(begin, append=len(time))):
         table = log_probs[row, :size]
         cells = (table >= likely).ravel().nonzero()[0]
-        if len(cells) > 4 * top * size:  # flat, or nothing is pruned: bounds the memory
+        if len(cells) > 4 * top * size:  # flat posteriors, or no pruning: this bounds the memory
             best = torch.from_numpy(table).topk(min(top, vocab), dim=1).indices.numpy()
             cells = np.sort((best + np.arange(size)[:, None] * vocab).ravel())
             cells = cells[table.ravel()[cells] >= likely]
@@ -150,40 +161,54 @@ def _candidates(log_probs: np.ndarray, utterance: np.ndarray, time: np.ndarray, 
 
 
 def _prepare(log_probs: np.ndarray, sizes: np.ndarray, blank: int, prune: float, top: int) -> _Steps:
-    """Choose the candidates of ``(B, T, V)`` log posteriors, fold the frames without, and put the rest step by step."""
+    """Choose the candidates of (B, T, V) log posteriors, fold the frames that have none, and sort the rest by step."""
     batch, _, vocab = log_probs.shape
-    begin = np.cumsum(sizes) - sizes  # of an utterance's frames, were all frames in one row
+    begin = np.cumsum(sizes) - sizes  # the first frame of each utterance, with all frames in one row
     utterance = np.repeat(np.arange(batch), sizes)
     time = np.arange(len(utterance)) - begin[utterance]
     frame, units, logs = _candidates(log_probs, utterance, time, prune, top)
     spoken = units != blank
     frame, units, logs = frame[spoken], units[spoken], logs[spoken]
     blanks = log_probs[utterance, time, blank].astype(np.float64)
-    count = np.bincount(frame, minlength=len(utterance))
-    at = np.flatnonzero(count)
+    count = np.bincount(frame, minlength=len(utterance))  # candidates of each frame
+    at = np.flatnonzero(count)  # the frames that have some: the steps, still one utterance after another
+    pause, carry, rest = _pauses(np.where(count, 0.0, blanks), at, utterance, begin, sizes)
+
+    # Sort the pairs by step, and within a step by the order of utterances.
     steps = np.bincount(utterance[at], minlength=batch)
     order = np.argsort(-steps, kind="stable")
-
-    # Blank's log posterior over runs of frames without candidates, as differences of a running sum.
-    passed = np.concatenate([[0.0], np.cumsum(np.where(count, 0.0, blanks))])
-    before = np.concatenate([[-1], at[:-1]])
-    fresh = np.flatnonzero(np.diff(utterance[at], prepend=-1))  # an utterance's first step
-    before[fresh] = begin[utterance[at[fresh]]] - 1
-    last = begin - 1
-    last[utterance[at]] = at  # of several, the last is what stays
-    rest = passed[begin + sizes] - passed[last + 1]
-
-    # Frame by frame of each utterance -> step by step.
     number = np.arange(len(at)) - np.repeat(np.cumsum(steps) - steps, steps)
     pairs = np.lexsort((np.argsort(order)[utterance[at]], number))
     bounds = np.concatenate([[0], np.cumsum(np.bincount(number))]).astype(np.int64)
-    start, count, at, before = (np.cumsum(count[at]) - count[at])[pairs], count[at[pairs]], at[pairs], before[pairs]
+    # And the candidates with them.
+    start, count = (np.cumsum(count[at]) - count[at])[pairs], count[at[pairs]]
     first = np.concatenate([[0], np.cumsum(count)])
     take = np.arange(len(units)) + np.repeat(start - first[:-1], count)
     units, logs = units[take], logs[take]
     keys = np.append(np.repeat(np.arange(len(at)), count) * vocab + units, np.iinfo(np.int64).max)
-    return _Steps(order, bounds, np.exp(blanks[at]), passed[at] - passed[before + 1], (at - before == 1) * 1.0,
-                  first, count, units, logs, np.exp(logs), keys, rest[order])
+    return _Steps(order, bounds, np.exp(blanks[at[pairs]]), pause[pairs], carry[pairs], first, count, units, logs,
+                  np.exp(logs), keys, rest[order])
+
+
+def _pauses(passed: np.ndarray, at: np.ndarray, utterance: np.ndarray, begin: np.ndarray,
+            sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blank's log posteriors over the runs of frames without candidates.
+
+    Args:
+        passed: (F,) blank's log posterior in each frame, 0 in a frame with candidates.
+        at: (S,) the frames with candidates.
+        utterance: (F,) of each frame.
+        begin, sizes: (B,) the first frame and the number of frames of each utterance.
+    Returns:
+        ``pause`` (S,), ``carry`` (S,) and ``rest`` (B,) as in :class:`_Steps`, but frame by frame.
+    """
+    passed = np.concatenate([[0.0], np.cumsum(passed)])  # so that a run's sum is a difference
+    before = np.concatenate([[-1], at[:-1]])  # the step before each
+    fresh = np.flatnonzero(np.diff(utterance[at], prepend=-1))  # an utterance's first step
+    before[fresh] = begin[utterance[at[fresh]]] - 1
+    last = begin - 1
+    last[utterance[at]] = at  # an utterance's last step overwrites those before it
+    return passed[at] - passed[before + 1], (at - before == 1) * 1.0, passed[begin + sizes] - passed[last + 1]
 
 
 # Rows of _Search.floats, one column per prefix.
@@ -221,7 +246,7 @@ class _Grown(NamedTuple):
 
     source: np.ndarray  # (G,) the prefix that grew
     choice: np.ndarray  # (G,) the candidate that it grew by
-    bound: np.ndarray  # (G,) score, if the language model were certain of the unit
+    bound: np.ndarray  # (G,) the score if the language model gives the unit a probability of 1
     shift: np.ndarray  # (N,) the pair of prefix n and candidate c is at c - shift[n]
 
 
@@ -292,7 +317,7 @@ class _Search:
         self._renew(stay, scored, chosen)
 
     def _repeats(self, pair: np.ndarray, low: int, high: int) -> _Repeats:
-        """The prefixes whose last unit is a candidate of their frame, pair (N,)."""
+        """The prefixes whose last unit is a candidate of their frame; pair: (N,), within low to high - 1."""
         steps = self.steps
         start = int(steps.first[low])
         wanted = pair * self.vocab + self.ints[_LAST]
@@ -302,7 +327,10 @@ class _Search:
         return _Repeats(rows, at.take(rows))
 
     def _stay(self, pair: np.ndarray, total: np.ndarray, repeats: _Repeats, carry: np.ndarray) -> _Stay:
-        """Every prefix stays by blank, or by its last unit again where that is a candidate."""
+        """Every prefix stays by blank, or by its last unit again where that is a candidate.
+
+        pair, total: (N,) of the prefixes; carry: (R,) of the repeats.
+        """
         by_blank = self.steps.blank.take(pair)
         by_unit = self.floats[_IN_UNIT].take(repeats.rows) * carry * self.steps.probs.take(repeats.at)
         both = by_blank.copy()
@@ -312,7 +340,10 @@ class _Search:
         return _Stay(total + np.log(both), by_blank / both, in_unit)
 
     def _grow(self, pair: np.ndarray, total: np.ndarray, repeats: _Repeats, carry: np.ndarray) -> _Grown:
-        """Every prefix grows by each candidate of its frame; the same unit twice needs a blank in between."""
+        """Every prefix grows by each candidate of its frame; the same unit twice needs a blank in between.
+
+        pair, total: (N,) of the prefixes; carry: (R,) of the repeats.
+        """
         count = self.steps.count.take(pair)
         shift = self.steps.first.take(pair) - count.cumsum() + count
         source = np.arange(len(pair)).repeat(count)
@@ -348,9 +379,9 @@ class _Search:
         grown.bound[same] = -np.inf
 
     def _drop_hopeless(self, score: np.ndarray, grown: _Grown) -> _Scored:
-        """Ask the language model about those grown prefixes that could enter the beam, were it certain of them.
+        """Drop grown prefixes that could not enter the beam whatever the language model says; score the others.
 
-        score: (N,) of the prefixes that stay. A full beam is entered by what is above its lowest score.
+        score: (N,) of the prefixes that stay. To enter a full beam, a prefix must be above its lowest score.
         """
         owner = self.ints[_OWNER]
         floor = np.maximum.reduceat(score, self.begin) - self.threshold
@@ -365,9 +396,10 @@ class _Search:
         return _Scored(source, unit, bound, bound + self.lm_weight * lm, lm, arcs)
 
     def _choose(self, score: np.ndarray, scored: _Scored, utterances: int) -> np.ndarray:
-        """The best of each utterance side by side, the best first: n of a prefix that stays, N + h of a grown one.
+        """The new beams: the indices of the best prefixes, utterance by utterance, the best first.
 
-        score: (N,) of the prefixes that stay. ``sizes`` and ``begin`` are those of the new beams from here on.
+        score: (N,) of the prefixes that stay. An index n < N is one of them, N + h is grown prefix h. From here on,
+        ``sizes`` and ``begin`` are those of the new beams.
         """
         grown_owner = self.ints[_OWNER].take(scored.source)
         best = np.maximum.reduceat(score, self.begin)
@@ -384,7 +416,7 @@ class _Search:
         return near.take((begin[:, None] + self.places)[self.places < self.sizes[:, None]])
 
     def _renew(self, stay: _Stay, scored: _Scored, chosen: np.ndarray) -> None:
-        """Make the new beams: copy the chosen prefixes, or the parents of those that grew, and then let these grow."""
+        """Make the new beams: copy the chosen prefixes, and for grown ones their parents; then add the new units."""
         count = len(stay.total)
         grows = (chosen >= count).nonzero()[0]
         picked = chosen.take(grows) - count
@@ -411,7 +443,7 @@ class _Search:
         self.nodes += len(grows)
 
     def _answers(self, nbest: int) -> list[list[Hypothesis]]:
-        """The beams as they stand, the end of the sentence added, in the caller's order of utterances."""
+        """The ``nbest`` best prefixes of each beam with the end of the sentence added, in the caller's order."""
         owner, node = self.ints[_OWNER], self.ints[_NODE]
         total = self.floats[_TOTAL] + self.steps.rest[owner]
         score, lm_log = total + self.floats[_EXTRA], self.floats[_LM]

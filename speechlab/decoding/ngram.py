@@ -1,9 +1,9 @@
-"""An n-gram language model, its ARPA file, and the search that picks one candidate a position by it.
+"""An n-gram language model, its ARPA file, and the search that uses it to pick one candidate per position.
 
-Interpolated Kneser-Ney (Kneser & Ney 1995) in the modified form of Chen & Goodman (1999): three discounts an order, for
-grams seen once, twice, and more often. Meant for a corpus's transcripts: it is plain dictionaries, and a person can
-read all of it. On HSK sentences (3,616 for training, 200 to judge) the three discounts lower a 4-gram's perplexity to
-92.0, where one discount gives 94.3.
+Interpolated Kneser-Ney (Kneser & Ney 1995) in the modified form of Chen & Goodman (1999): three discounts per order,
+for grams seen once, twice, and more often. It is meant for the transcripts of a corpus, is made of plain dictionaries,
+and a person can read all of it. On HSK sentences (3,616 for training, 200 to judge), the perplexity of a 4-gram is 92.0
+with three discounts and 94.3 with one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 
 
 class NGram:
-    """p(token | the ``order - 1`` tokens before it) over a closed vocabulary: training's, ``</s>`` and ``<unk>``.
+    """p(token | the ``order - 1`` tokens before it), over the tokens seen in training, ``</s>`` and ``<unk>``.
 
     Args:
-        sentences: token sequences; a plain string counts as its characters. Empty ones are passed over.
+        sentences: token sequences; a plain string is a sequence of characters. Empty ones are left out.
         order: 1 or more; 3 is a trigram.
-        weights: a weight over 0 for each sentence; default 1. A sentence of weight 0.2 counts as a fifth of one.
-        vocabulary: more tokens, whether seen in training or not.
+        weights: a weight above 0 for each sentence, 1 by default. A sentence of weight 0.2 counts a fifth.
+        vocabulary: more tokens, which need not occur in training.
     """
 
     def __init__(self, sentences: Iterable[Sequence[str]], order: int = 3, weights: Iterable[float] | None = None,
@@ -40,13 +40,14 @@ class NGram:
             raise ValueError("no sentence to estimate a language model from")
         self.vocabulary = {*(gram[0] for gram in counts[0]), END, UNKNOWN, *vocabulary} - {BEGIN}
 
-        self._shares: list[dict] = []  # by order: a gram's own probability, its discount taken off
-        self._backoffs: list[dict] = []  # by order: the part of a context's probability that discounts set free
+        self._shares: list[dict] = []  # by order: the probability of a gram by its discounted count
+        self._backoffs: list[dict] = []  # by order: the probability in a context that the discounts set free
         for size in range(1, order + 1):
             adjusted = counts[size - 1]
             if size < order:
-                # Lower orders count in how many contexts a gram was seen, not how often. Nothing can stand before <s>,
-                # so grams that begin with it keep their plain count. A context of less than one counts as that.
+                # Lower orders count in how many contexts a gram was seen, not how often. Grams that begin with <s>
+                # keep their plain count, since nothing can stand before it. A context whose weights sum to less than 1
+                # counts as that sum.
                 adjusted = Counter()
                 for gram, count in counts[size].items():
                     adjusted[gram[1:]] += min(count, 1)
@@ -63,7 +64,7 @@ class NGram:
             self._backoffs.append({context: free[context] / total for context, total in totals.items()})
 
     def probability(self, token: str, context: Sequence[str] = ()) -> float:
-        """p(token | context), over 0 for every token; unknown ones have ``<unk>``'s. Sentences begin with ``<s>``."""
+        """p(token | context), above 0 for every token; an unknown one is ``<unk>``. Sentences begin with ``<s>``."""
         token = token if token in self.vocabulary else UNKNOWN
         context = tuple(word if word in self.vocabulary or word == BEGIN else UNKNOWN
                         for word in tuple(context)[max(0, len(context) - self.order + 1) :])
@@ -72,7 +73,7 @@ class NGram:
             history = context[len(context) + 1 - size :]
             backoff = self._backoffs[size - 1].get(history)
             if backoff is None:
-                break  # nor can a longer history be known
+                break  # a longer history can't be known either
             p = self._shares[size - 1].get((*history, token), 0.0) + backoff * p
         return p
 
@@ -82,7 +83,7 @@ class NGram:
         return sum(math.log(self.probability(padded[i], padded[:i])) for i in range(1, len(padded)))
 
     def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
-        """Per token, ends of sentences counted as tokens."""
+        """Perplexity per token, with the ends of sentences counted as tokens."""
         total = tokens = 0.0
         for sentence in sentences:
             total += self.log_probability(sentence)
@@ -92,8 +93,8 @@ class NGram:
     def write_arpa(self, path: str | Path) -> None:
         """Write the model exactly, as an ARPA file that any toolkit reads: log10, sorted, UTF-8.
 
-        An interpolated model is a backoff model of the same probabilities: a gram that was seen has its whole
-        interpolated probability, and a context's backoff weight is what it leaves to the order below.
+        An interpolated model is a backoff model with the same probabilities: a gram that was seen gets its whole
+        interpolated probability, and the backoff weight of a context is what it leaves to the order below.
 
         Raises:
             ValueError: for a token that ARPA cannot write: empty, or with white space in it.
@@ -123,7 +124,7 @@ class NGram:
 
 
 def _count(sentences: Iterable[Sequence[str]], order: int, weights: Iterable[float] | None) -> list[Counter]:
-    """By order, the weighted number of times that a gram stands in the padded text."""
+    """For each order, how often each gram stands in the text with its boundaries, weighted."""
     counts = [Counter() for _ in range(order)]
     for sentence, weight in zip(sentences, itertools.repeat(1) if weights is None else weights):
         if not weight > 0:
@@ -142,10 +143,10 @@ def _count(sentences: Iterable[Sequence[str]], order: int, weights: Iterable[flo
 
 
 def _discounts(counts: Iterable[float]) -> tuple[float, float, float, float]:
-    """What is taken from a count of 0, 1, 2, and of 3 or more (Chen & Goodman 1999, equation 26)."""
-    seen = Counter(math.ceil(count - 1e-6) for count in counts)  # parts of one count as one
+    """The discounts of a count of 0, 1, 2, and of 3 or more (Chen & Goodman 1999, equation 26)."""
+    seen = Counter(math.ceil(count - 1e-6) for count in counts)  # weighted counts are rounded up
     once, twice = seen[1], seen[2]
-    # A text too small for the estimate (no gram seen just once, or none twice) gets a middling discount.
+    # A text too small for the estimate (no gram seen just once, or none twice) gets a discount of 0.5.
     single = once / (once + 2 * twice) if once and twice else 0.5
     if all(seen[times] for times in (1, 2, 3, 4)):
         found = [times - (times + 1) * single * seen[times + 1] / seen[times] for times in (1, 2, 3)]
@@ -155,7 +156,7 @@ def _discounts(counts: Iterable[float]) -> tuple[float, float, float, float]:
 
 
 def _discount(count: float, discounts: Sequence[float]) -> float:
-    """The discount of a count; between whole counts, which weights make, on the line between theirs."""
+    """The discount of a count; of a weighted count between whole ones, by linear interpolation."""
     if count >= 3:
         return discounts[3]
     whole = int(count)
@@ -167,13 +168,13 @@ def choose(model: NGram, candidates: Sequence[Sequence[str]], beam: int = 200) -
 
     Args:
         model: the language model.
-        candidates: for each position, the tokens it may be; none of them empty.
+        candidates: for each position the tokens to choose from, at least one.
         beam: contexts kept after each position; 0 keeps all, which makes the answer exact.
 
     Returns:
-        The tokens and their natural log probability, ``</s>`` included.
+        The tokens and the sentence's natural log probability, ``</s>`` included.
     """
-    # A state is what the model can still see; of two ways into one state only the better can win.
+    # A state is what the model can still see. Of two ways into the same state, only the better one can win.
     states: dict[tuple, tuple[float, tuple]] = {(BEGIN,) if model.order > 1 else (): (0.0, ())}
     for position, options in enumerate([*candidates, (END,)]):
         if not options:

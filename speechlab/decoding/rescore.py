@@ -1,4 +1,4 @@
-"""Second pass over n-best lists: score them again by other models, weigh all scores anew, choose the weights on dev."""
+"""A second pass over n-best lists: add the scores of other models, weigh all scores, choose the weights on dev."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from speechlab.decoding.attention import END
 from speechlab.decoding.ctc import Hypothesis
 from speechlab.errors import UserError
 
-FIRST = "ctc"  # the part that a hypothesis has without parts: its score
+FIRST = "ctc"  # the score of a hypothesis without parts counts as this part
 BONUS = "length_bonus"
-_WORST = -1e30  # for minus infinity, which a weight of 0 cannot undo
-_COMBINATIONS = 100_000  # of a grid, tried in some seconds
+_WORST = -1e30  # in place of minus infinity, which becomes NaN with a weight of 0
+_COMBINATIONS = 100_000  # the most combinations of a grid; they take some seconds
 
 
 def rescore(nbest: list[list[Hypothesis]], extra: Mapping[str, list[list[float]]], weights: Mapping[str, float],
             length_bonus: float = 0.0) -> list[list[Hypothesis]]:
-    """The lists in the order of the weighted sum of their parts; of equal ones, the first stays first.
+    """Sort each list by the weighted sum of its parts; of equal hypotheses, the first stays first.
 
     Args:
-        nbest: utterances x hypotheses, with ``parts`` (without: the score is the part ``ctc``).
-        extra: by name further log probabilities, utterances x hypotheses likewise; they become parts.
+        nbest: the hypotheses of each utterance; the score of one without ``parts`` is taken as its part ``ctc``.
+        extra: for each name more log probabilities, one per hypothesis of each utterance; they become parts.
         weights: of the parts; a part without a weight does not count.
         length_bonus: added for each token.
 
     Returns:
-        New hypotheses with the new scores and all the parts. An error stays what it is; an utterance with a score that
-        is no log probability (NaN) becomes one.
+        New hypotheses with the new scores and all parts. An error stays as it is. An utterance with a score that is no
+        log probability (NaN) becomes an error.
 
     Raises:
         UserError: for a weight without a part. ValueError: for scores of another number of hypotheses.
@@ -72,16 +72,17 @@ def _weigh(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
 
 def attention_scores(decoder_forward: Callable[[Tensor, Tensor, Tensor], Tensor], memory: Tensor, memory_mask: Tensor,
                      nbest: list[list[Hypothesis]], rows: int = 128) -> list[list[float]]:
-    """What an attention decoder gives each hypothesis with its end: natural log probability, the tokens being forced.
+    """The natural log probability of each hypothesis, with its end, by an attention decoder.
 
     Args:
         decoder_forward: ``(memory (N, T, d), mask (N, T), tokens (N, U)) -> logits (N, U, V)``; in evaluation mode.
-        memory: the encoder's output (B, T, d); memory_mask: (B, T), True where it is valid.
-        nbest: of each of the B utterances its hypotheses.
-        rows: hypotheses computed at a time; bounds memory.
+        memory: the encoder's output (B, T, d).
+        memory_mask: (B, T), True where the memory is valid.
+        nbest: the hypotheses of each of the B utterances.
+        rows: hypotheses that are computed at a time; this bounds the memory.
 
     Returns:
-        Utterances x hypotheses; NaN for a hypothesis that is an error.
+        A list per utterance with one number per hypothesis; NaN for a hypothesis that is an error.
     """
     if len(nbest) != len(memory):
         raise ValueError(f"{len(nbest)} lists of hypotheses for {len(memory)} utterances")
@@ -94,17 +95,20 @@ def attention_scores(decoder_forward: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def lm_scores(lm_forward: Callable[[Tensor], Tensor], nbest: list[list[Hypothesis]], device: torch.device | str = "cpu",
               rows: int = 512) -> list[list[float]]:
-    """What a language model ``tokens (N, U) -> logits (N, U, V)`` gives each, as :func:`attention_scores`."""
+    """As :func:`attention_scores`, by a language model ``tokens (N, U) -> logits (N, U, V)``."""
     return _forced(lambda x, owner: lm_forward(x), nbest, torch.device(device), rows)
 
 
 @torch.no_grad()
 def _forced(forward: Callable[[Tensor, Tensor], Tensor], nbest: list[list[Hypothesis]], device: torch.device,
             rows: int) -> list[list[float]]:
-    """Log probabilities by ``(tokens (N, U), utterances (N,)) -> logits (N, U, V)``, ``rows`` at a time."""
+    """Log probabilities of all hypotheses, ``rows`` at a time.
+
+    ``forward``: (tokens (N, U), the utterance of each (N,)) -> logits (N, U, V).
+    """
     answers = [[math.nan] * len(hypotheses) for hypotheses in nbest]
     places = [(u, i) for u, hypotheses in enumerate(nbest) for i, h in enumerate(hypotheses) if not h.error]
-    places.sort(key=lambda place: len(nbest[place[0]][place[1]].tokens))  # of like lengths together: little padding
+    places.sort(key=lambda place: len(nbest[place[0]][place[1]].tokens))  # similar lengths together: little padding
     for first in range(0, len(places), rows):
         batch = places[first : first + rows]
         tokens = [nbest[u][i].tokens for u, i in batch]
@@ -112,7 +116,7 @@ def _forced(forward: Callable[[Tensor, Tensor], Tensor], nbest: list[list[Hypoth
         x = torch.tensor([[END, *t] + [END] * (width - 1 - len(t)) for t in tokens], device=device)
         sizes = torch.tensor([len(t) for t in tokens], device=device)
         logits = forward(x, torch.tensor([u for u, _ in batch], device=device))
-        # Padding is the end's own index: so the shifted tokens are the targets, each row's first END among them.
+        # Rows are padded with END, so that the tokens shifted by one, with the first END of each row, are the targets.
         target = torch.nn.functional.pad(x[:, 1:], (0, 1), value=END)
         given = -torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")
         inside = torch.arange(width, device=device) <= sizes[:, None]
@@ -123,30 +127,29 @@ def _forced(forward: Callable[[Tensor, Tensor], Tensor], nbest: list[list[Hypoth
 
 @dataclass(frozen=True)
 class Tuned:
-    """Weights and length bonus that gave the fewest errors, ``errors`` of ``units`` reference units."""
+    """The weights and the length bonus that gave the fewest errors."""
 
     weights: dict[str, float]
     length_bonus: float
-    errors: int
-    units: int
+    errors: int  # edit distance, over all utterances
+    units: int  # in all references
 
 
 def tune(nbest: list[list[Hypothesis]], references: Sequence[Sequence[Hashable]], names: Sequence[str],
          grid: Mapping[str, Sequence[float]], read: Callable[[list[int]], Sequence[Hashable]] = list) -> Tuned:
-    """Try all weights of a grid on lists that are scored already; the smallest total edit distance wins.
+    """Try all weights of a grid on lists that have all their scores; the smallest total edit distance wins.
 
-    It depends on nothing but its arguments: among equals the first combination of the grid wins (its last name turns
-    fastest), so each name's values should begin with the one that is trusted most. Errors of the search are counted
-    as deletions of the whole reference.
+    Of equal combinations the first of the grid wins (the last name's values change fastest), so the values of each name
+    should begin with the most trusted one. An utterance without an answer counts as deletions of its whole reference.
 
     Args:
-        nbest: lists with all the parts, as :func:`rescore` leaves them. Of the development set: what is measured here
-            on a test set is no test.
-        references: of each utterance its units.
+        nbest: lists with all parts, as :func:`rescore` returns them. They should be of the development set: a test set
+            that chose the weights is no test any more.
+        references: the units of each utterance.
         names: the parts to weigh.
-        grid: values to try for each of ``names``, and for ``length_bonus`` (only 0 where it is left out).
-        read: tokens to the units of the references, what is written for a person: with the tokens as they are, an
-            unknown token would match another.
+        grid: the values to try for each of ``names``, and for ``length_bonus`` (0 if it is left out).
+        read: turns tokens into the units of the references, as they are written for people. As tokens, two different
+            unknown words would be equal.
 
     Raises:
         UserError: for a name without values or without a part, or a grid too large to try.
@@ -188,7 +191,7 @@ def tune(nbest: list[list[Hypothesis]], references: Sequence[Sequence[Hashable]]
 
 
 def _padded(scored: list[list[list[float]]], errors: list[list[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Parts (utterances, hypotheses, width) and errors (utterances, hypotheses); what is missing is NaN."""
+    """Parts (utterances, hypotheses, width) and errors (utterances, hypotheses); the parts of missing ones are NaN."""
     size = max(map(len, scored), default=1)
     table = np.full((len(scored), size, width), np.nan)
     mistakes = np.zeros((len(scored), size), dtype=np.int64)
@@ -203,7 +206,7 @@ def _blocks(combinations: Iterator[tuple[float, ...]], size: int = 64) -> Iterat
 
 
 def distances(reference: Sequence[Hashable], hypotheses: Sequence[Sequence[Hashable]]) -> list[int]:
-    """Levenshtein distance of each hypothesis to the reference, all at once: substitutions, deletions, insertions."""
+    """The Levenshtein distance (substitutions, deletions, insertions) of each hypothesis to the reference."""
     numbers: dict[Hashable, int] = {}
     coded = [[numbers.setdefault(unit, len(numbers)) for unit in units] for units in (reference, *hypotheses)]
     width = max(map(len, coded[1:]), default=0)
@@ -213,7 +216,7 @@ def distances(reference: Sequence[Hashable], hypotheses: Sequence[Sequence[Hasha
     steps = np.arange(width + 1)
     row = np.broadcast_to(steps, (len(units), width + 1))
     for unit in coded[0]:
-        # Reached from above (deletion) or aslant; then from the left, each step 1 more: a running minimum.
+        # A cell is reached from above (deletion) or diagonally; then from the left at 1 per step: a running minimum.
         reached = row + 1
         reached[:, 1:] = np.minimum(reached[:, 1:], row[:, :-1] + (units != unit))
         row = np.minimum.accumulate(reached - steps, axis=1) + steps

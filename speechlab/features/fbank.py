@@ -103,9 +103,9 @@ def _fbank(wave: Tensor, contract: FeatureContract) -> Tensor:
         x = raw[start:start + _BLOCK]
         buffer = padded[:len(x)]
         frame = buffer[:, :length]
-        # Kaldi: take the mean off, then y[i] = x[i] - a x[i-1] with x[-1] = x[0] in each frame, then the window. The
-        # signal is pre-emphasised already, so of the mean (1 - a) of it is left to take off; a frame's first sample
-        # alone differs from the signal's.
+        # Kaldi subtracts the mean, computes y[i] = x[i] - a x[i-1] with x[-1] = x[0] in each frame, and applies the
+        # window. Here the signal is pre-emphasised already, so (1 - a) times the mean is left to subtract. Only the
+        # first sample of a frame differs from the signal's.
         mean = x.mean(1, keepdim=True) if contract.remove_dc_offset else x.new_zeros(1)
         torch.sub(frames[start:start + _BLOCK], mean, alpha=keep, out=frame)
         torch.sub(x[:, :1], mean, out=frame[:, :1])

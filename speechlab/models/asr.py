@@ -17,14 +17,14 @@ __all__ = ["AsrModel", "Conformer", "Transformer"]
 
 
 class FactoredHead(nn.Module):
-    """A linear layer whose rows are sums: a token's own weights, and those of the parts that it is made of.
+    """A linear layer in which the weights of a token are a sum: its own, and those of the parts that it is made of.
 
-    Most characters are rare and no sound is: what was learnt of a sound from all characters with it serves those that
-    were hardly ever seen. (Without parts it is ``nn.Linear``.)
+    Most characters are rare, but no sound is. What is learnt about a sound from all its characters helps with those
+    that were hardly ever seen. Without parts this would be ``nn.Linear``.
 
     Args:
         d: input width.
-        parts: (vocab, number of parts), how much of each part is in a token; kept with the weights.
+        parts: (vocab, number of parts), how much of each part is in a token; saved with the weights.
     """
 
     def __init__(self, d: int, parts: Tensor):
@@ -39,21 +39,17 @@ class FactoredHead(nn.Module):
 
 @dataclasses.dataclass
 class Encoded:
-    """What was heard of a batch.
+    """What was heard of a batch."""
 
-    memory (B, T', d) and lengths (B,): the encoder's output. log_probs (B, T', vocab): CTC's log-posteriors in float32,
-    None without that head. low, low_lengths: the same of the auxiliary head, None without one.
-    """
-
-    memory: Tensor
-    lengths: Tensor
-    log_probs: Tensor | None
-    low: Tensor | None = None
-    low_lengths: Tensor | None = None
+    memory: Tensor  # (B, T', d) the encoder's output
+    lengths: Tensor  # (B,) its frames
+    log_probs: Tensor | None  # (B, T', vocab) CTC's log posteriors in float32; None without a CTC head
+    low: Tensor | None = None  # (B, T'', units) the same from the auxiliary head; None without one
+    low_lengths: Tensor | None = None  # (B,)
 
     @property
     def mask(self) -> Tensor:
-        """(B, T') True where there is an utterance."""
+        """(B, T'), True where there is an utterance and no padding."""
         return padding_mask(self.lengths, self.memory.shape[1])
 
 
@@ -62,12 +58,12 @@ class AsrModel(nn.Module):
 
     Args:
         encoder: ``(x, lengths) -> (y, lengths)`` with an attribute ``output_size``.
-        vocab_size: tokens with the blank.
-        ctc: whether it has a CTC head.
-        decoder: the arguments of a :class:`Decoder` but vocabulary, width and head; None for no decoder.
-        auxiliary_size, auxiliary_layer: a second CTC head of so many units over the output of block ``auxiliary_layer``
-            (from 1), for an encoder whose ``forward`` takes ``between``. What it hears is told to the blocks above.
-        parts: for :class:`FactoredHead` instead of plain output layers.
+        vocab_size: number of tokens, the blank included.
+        ctc: True for a CTC head.
+        decoder: the arguments of a :class:`Decoder` except vocabulary, width and head; None for no decoder.
+        auxiliary_size: units of a second CTC head, whose output is also an input to the blocks above it; 0 for none.
+        auxiliary_layer: the block (from 1) whose output this head gets; the encoder must take ``between``.
+        parts: makes the output layers :class:`FactoredHead`; None for plain ones.
     Source: connectionist temporal classification, Graves et al. 2006; joint training with attention, Kim, Hori and
     Watanabe 2017 (arXiv 1609.06773); intermediate heads, Lee and Watanabe 2021 (arXiv 2102.03216); conditioning on
     them, Nozaki and Komatsu 2021 (arXiv 2104.02724).
@@ -90,14 +86,14 @@ class AsrModel(nn.Module):
         self.decoder = None if decoder is None else Decoder(vocab_size, d, **decoder, head=output())
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, bins), (B,) -> CTC's log-posteriors (B, T', vocab) in float32, lengths (B,)."""
+        """x (B, T, bins), lengths (B,) -> CTC's log posteriors (B, T', vocab) in float32, lengths (B,)."""
         found = self.encode(x, lengths)
         if found.log_probs is None:
             raise ValueError("this model was built without a CTC head")
         return found.log_probs, found.lengths
 
     def encode(self, x: Tensor, lengths: Tensor) -> Encoded:
-        """(B, T, bins), (B,) -> what was heard."""
+        """x (B, T, bins), lengths (B,) -> what was heard."""
         heard: list[Tensor] = []
 
         def between(number: int, x: Tensor, lengths: Tensor) -> Tensor:
@@ -112,5 +108,5 @@ class AsrModel(nn.Module):
 
 
 def log_posteriors(logits: Tensor) -> Tensor:
-    """Log-softmax in float32, whatever autocast computed the logits in."""
+    """Log-softmax in float32, also for logits that autocast computed in another type."""
     return torch.log_softmax(logits.float(), dim=-1)

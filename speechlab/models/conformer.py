@@ -2,15 +2,15 @@
 
 What differs from the paper, and why:
 
-* Positions are rotary (Su et al. 2021, arXiv 2104.09864): relative like the paper's, but inside the fused attention.
-* The convolution module, and the front end, normalise each channel over the utterance's own frames
-  (:class:`UtteranceNorm`). Like the paper's BatchNorm it takes away what all frames have in common, which LayerNorm
-  cannot, and which keeps a CTC model on its all-blank plateau for long; unlike BatchNorm neither padding nor the rest
-  of the batch can change an utterance's output, and training and inference compute the same.
-* Dropout draws one mask an utterance and channel and shares it over time (Gal & Ghahramani 2016, arXiv 1512.05287):
-  drawing one number an element is dear on a CPU.
-* The front end is one-dimensional over time with the mel bins as channels, after one thin two-dimensional layer: the
-  usual pair of full two-dimensional layers costs more than the whole encoder behind it.
+* Positions are rotary (Su et al. 2021, arXiv 2104.09864): relative as in the paper, but inside the fused attention.
+* The convolution module and the front end normalise each channel over the utterance's own frames
+  (:class:`UtteranceNorm`). Like the paper's BatchNorm, this removes what all frames have in common, which would keep a
+  CTC model on its all-blank plateau for long; LayerNorm cannot do that. Unlike with BatchNorm, neither padding nor the
+  rest of the batch changes an utterance's output, and training and inference compute the same.
+* Dropout draws one mask per utterance and channel, and shares it over time (Gal & Ghahramani 2016, arXiv 1512.05287):
+  on a CPU, drawing one number per element takes long.
+* The front end is one thin two-dimensional layer, then one-dimensional layers over time with the mel bins as channels.
+  The usual two full two-dimensional layers cost more than the whole encoder behind them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Between = Callable[[int, Tensor, Tensor], Tensor]
 
 
 class Halving(nn.Module):
-    """(B, T, d) -> (B, ceil(T / 2), d): each two neighbours side by side, and a linear layer over them."""
+    """(B, T, d) -> (B, ceil(T / 2), d): two neighbouring frames side by side, and a linear layer over them."""
 
     def __init__(self, d: int):
         super().__init__()
@@ -62,8 +62,8 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = F.glu(self.gate(self.norm(x)), dim=-1) * mask[:, :, None].to(x.dtype)
-        # As an image T high and 1 wide in channels-last layout, which (B, T, d) already is: on a CPU 3-4 times as fast
-        # as conv1d, wherever T is at least the kernel (torch 2.11's oneDNN).
+        # Computed as on an image, T high and 1 wide, in channels-last layout, which (B, T, d) already has. On a CPU
+        # this is 3-4 times as fast as conv1d if T is at least the kernel (oneDNN of torch 2.11).
         size, kernel = x.shape[1], self.depthwise.kernel_size[0]
         x = F.pad(x, (0, 0, 0, max(0, kernel - size))).transpose(1, 2)[:, :, :, None]
         x = F.conv2d(x, self.depthwise.weight[:, :, :, None], self.depthwise.bias, padding=(kernel // 2, 0),
@@ -96,17 +96,20 @@ class Conformer(nn.Module):
     """An encoder ``(x, lengths) -> (y, lengths)`` of Conformer blocks over subsampled features.
 
     Args:
-        input_size: feature bins (injected).
-        d: width; heads: attention heads; layers: blocks; hidden: the feed-forward's inner width (4 d by default).
+        input_size: number of feature bins (not set in the config: the features say it).
+        d: width.
+        heads: attention heads.
+        layers: number of blocks.
+        hidden: inner width of the feed-forward layers (4 d by default).
         kernel: frames of the depthwise convolution (odd).
-        subsampling: 2, 4 or 8 input frames to one frame of the first block.
+        subsampling: 2, 4 or 8 input frames become one frame of the first block.
         halve_after: the number of blocks after which time is halved once more (0: never), as in Efficient Conformer
             (Burchi and Vielzeuf 2021, arXiv 2109.01163): sounds need the finer frames, words do not.
         channels: of the front end's two-dimensional layer.
-        dropout: probability, shared over time.
+        dropout: probability; the mask is shared over time.
     Shapes:
-        x (B, T, input_size), lengths (B,) -> y (B, T', d), lengths (B,), where T' is ceil(T / subsampling), halved
-        where ``halve_after`` says so.
+        x (B, T, input_size), lengths (B,) -> y (B, T', d), lengths (B,), where T' is ceil(T / subsampling), and half of
+        it with ``halve_after``.
     """
 
     def __init__(self, input_size: int, d: int = 144, heads: int = 4, layers: int = 6, hidden: int | None = None,
@@ -121,7 +124,7 @@ class Conformer(nn.Module):
         self.blocks = nn.ModuleList(ConformerBlock(d, heads, hidden or 4 * d, kernel, dropout) for _ in range(layers))
 
     def forward(self, x: Tensor, lengths: Tensor, between: Between | None = None) -> tuple[Tensor, Tensor]:
-        """``between(number, x, lengths) -> x``, where given, sees each block's output (from 1) and may change it."""
+        """``between(number, x, lengths) -> x``, if given, gets the output of each block (from 1) and may change it."""
         x, lengths = self.subsampling(x, lengths)
         x = self.dropout(x)
         mask, rotation = self._positions(x, lengths)

@@ -1,5 +1,5 @@
-"""An attention decoder (Vaswani et al. 2017; for speech, Dong, Xu and Xu 2018): the next token from those before it and
-from what the encoder heard."""
+"""An attention decoder (Vaswani et al. 2017; for speech, Dong, Xu and Xu 2018): it predicts the next token from the
+tokens before it and from what the encoder heard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from speechlab.models.layers import FeedForward, SharedDropout, attend, rotate, rotation_table
 
-BOUNDARY = 0  # begins and ends a sentence: CTC's blank, which a decoder never writes, lends its number
+BOUNDARY = 0  # begins and ends a sentence; the number of CTC's blank, which a decoder never writes
 
 
 class DecoderBlock(nn.Module):
@@ -40,9 +40,14 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, heard: tuple[Tensor, Tensor],
                 heard_mask: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x (N, U, d) -> the same, and the self-attention's keys and values, ``past`` ones in front.
+        """x (N, U, d) -> y (N, U, d), and the self-attention's keys and values with those of ``past`` in front.
 
-        mask: (U, past + U) or (1, ...) True where a position may look; heard_mask: (N, T).
+        Args:
+            rotation: of the U positions.
+            mask: (U, past + U) or (1, past + U), True where a position may look.
+            heard: keys and values of the encoder's frames.
+            heard_mask: (N, T), True where there is a frame.
+            past: keys and values of the tokens before; None at the beginning.
         """
         n, u, d = x.shape
         q, k, v = self._split(self.qkv(self.self_norm(x)), 3)
@@ -61,8 +66,12 @@ class Decoder(nn.Module):
     """``(memory, memory_mask, tokens so far) -> logits of the next token``.
 
     Args:
-        vocab: tokens; index 0 is the sentence boundary.
-        d: width, the encoder's; heads, layers, hidden (4 d by default), dropout: as in the encoder.
+        vocab: number of tokens; index 0 is the sentence boundary.
+        d: width, which is the encoder's.
+        heads: attention heads.
+        layers: number of blocks.
+        hidden: inner width of the feed-forward layers (4 d by default).
+        dropout: probability; the mask is shared over time.
         head: the output layer (a plain linear one by default).
     """
 
@@ -116,17 +125,17 @@ class Decoder(nn.Module):
 
 @dataclasses.dataclass
 class _State:
-    """Of each row: its utterance, and each block's keys and values of the tokens so far and of what was heard."""
+    """What is kept of N prefixes."""
 
-    owner: Tensor
-    heard: list[tuple[Tensor, Tensor]]
-    heard_mask: Tensor
-    past: list[tuple[Tensor, Tensor] | None]
-    size: int = 0
+    owner: Tensor  # (N,) the utterance of each
+    heard: list[tuple[Tensor, Tensor]]  # by block, keys and values of the encoder's frames
+    heard_mask: Tensor  # (N, T)
+    past: list[tuple[Tensor, Tensor] | None]  # by block, keys and values of the tokens so far
+    size: int = 0  # tokens so far
 
 
 class DecoderScorer:
-    """A :class:`Decoder` as a search's scorer: what was computed for a prefix is kept, not computed again."""
+    """A :class:`Decoder` as a scorer for a search: it keeps what it computed for a prefix."""
 
     def __init__(self, decoder: Decoder, memory: Tensor, memory_mask: Tensor):
         self.decoder = decoder
@@ -141,7 +150,7 @@ class DecoderScorer:
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """tokens (N,), 0 to begin -> log probabilities (N, vocab) of the next in float32, and the state after them."""
+        """tokens (N,), 0 at the start -> log probabilities (N, vocab) of the next in float32, and the new state."""
         decoder, size = self.decoder, state.size
         cos, sin = rotation_table(size + 1, decoder.d // decoder.heads, tokens.device, torch.float32)
         mask = torch.ones(1, size + 1, dtype=torch.bool, device=tokens.device)
@@ -154,10 +163,10 @@ class DecoderScorer:
         return log_probs, dataclasses.replace(state, past=past, size=size + 1)
 
     def select(self, state: Any, rows: Tensor) -> Any:
-        """The state of ``rows`` (N',): rows left out are forgotten, rows named twice doubled."""
+        """The state of ``rows`` (N',), in that order; a row may be left out or come twice."""
         owner = state.owner[rows]
         past = [kept if kept is None else (kept[0][rows], kept[1][rows]) for kept in state.past]
         if owner.shape == state.owner.shape and bool((owner == state.owner).all()):
-            return dataclasses.replace(state, past=past)  # the usual case: rows changed places within their beams
+            return dataclasses.replace(state, past=past)  # usually rows only change places within their beams
         heard = [(key[owner], value[owner]) for key, value in self.heard]
         return _State(owner, heard, self.mask[owner], past, state.size)

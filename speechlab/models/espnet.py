@@ -1,4 +1,4 @@
-"""ESPnet's encoders behind this house's interface."""
+"""ESPnet's encoders with the interface of ours."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _SHORTEST = 16  # frames: ESPnet's convolutional front ends refuse fewer than 7 
 class ESPnetEncoder(nn.Module):
     """An ``espnet2`` encoder (``AbsEncoder``) as ``(x, lengths) -> (y, lengths)`` with ``output_size``.
 
-    ESPnet's convolutions over time read the padding behind an utterance (E-Branchformer's 15 frames far, 0.6 s), and
-    its front ends give a padded utterance a frame or two more than it has alone, so what it answers depends on the
-    batch. Here padding never changes an answer: outside of training, utterances of one length are computed together and
-    without padding. In training the mask is cut to the frames that an utterance has alone, and what lies behind them
-    is set to 0 before each convolution, or the network would learn from what it never meets again.
+    In ESPnet, an utterance's output depends on its batch: convolutions over time read the padding behind an utterance
+    (15 frames or 0.6 s far in E-Branchformer), and front ends give a padded utterance a frame or two more than it has
+    alone. Here padding never changes an answer. Outside of training, utterances of the same length are computed
+    together, without padding. In training, the mask is cut to the frames that an utterance has alone, and what lies
+    behind them is set to 0 before each convolution; otherwise the network would learn from frames that it never meets
+    again.
     """
 
     def __init__(self, encoder: nn.Module):
@@ -27,8 +28,8 @@ class ESPnetEncoder(nn.Module):
         self.encoder = encoder
         self.output_size: int = encoder.output_size()  # type: ignore[operator]
         self._sizes: dict[int, int] = {}  # frames before the front end -> behind it, of an utterance alone
-        self._lengths: Tensor | None = None  # the training batch's, before and
-        self._kept: Tensor | None = None  # behind the front end: (B, 1, T'), True at what is no padding
+        self._lengths: Tensor | None = None  # (B,) of the training batch, before the front end
+        self._kept: Tensor | None = None  # (B, 1, T') behind the front end, True where there is no padding
         if isinstance(embed := getattr(encoder, "embed", None), nn.Module):
             embed.register_forward_hook(self._after_embed)
             for name, module in encoder.named_modules():
@@ -36,7 +37,7 @@ class ESPnetEncoder(nn.Module):
                     module.register_forward_pre_hook(self._before_convolution)
 
     def _after_embed(self, embed: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """In training: the front end's output with the mask cut."""
+        """A hook: in training, the front end's output with the mask cut; None leaves it as it is."""
         lengths, self._lengths = self._lengths, None
         if lengths is None or not isinstance(output, tuple) or len(args) < 2 or not isinstance(output[1], Tensor):
             return None
@@ -49,13 +50,13 @@ class ESPnetEncoder(nn.Module):
         return output[0], self._kept
 
     def _before_convolution(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
-        """(B, channels, T') -> the same with zeros behind each utterance's end; None leaves it as it is."""
+        """A hook: (B, channels, T') -> the same with zeros behind each utterance's end; None leaves it as it is."""
         if self._kept is None or self._kept.shape[-1] != args[0].shape[-1]:
             return None
         return (args[0].masked_fill(~self._kept, 0.0),)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, bins), (B,) -> (B, T', d), (B,); what is beyond an utterance's end is zero."""
+        """x (B, T, bins), lengths (B,) -> y (B, T', d), lengths (B,); y is 0 beyond an utterance's end."""
         if x.shape[1] < _SHORTEST:
             x = nn.functional.pad(x, (0, 0, 0, _SHORTEST - x.shape[1]))
         lengths = lengths.clamp(min=_SHORTEST)
@@ -75,5 +76,5 @@ class ESPnetEncoder(nn.Module):
 
 
 def adapt(encoder: nn.Module) -> nn.Module:
-    """``encoder`` itself, or one of ESPnet's in its adapter: they have ``output_size`` as a method."""
+    """``encoder`` itself, or in its adapter if it is ESPnet's: there ``output_size`` is a method."""
     return ESPnetEncoder(encoder) if callable(getattr(encoder, "output_size", None)) else encoder

@@ -1,8 +1,8 @@
-"""Networks that tell what is in a small picture: from logistic regression to a ResNet and a net made for speed.
+"""Networks that classify small pictures: from logistic regression to a ResNet and a net made for speed.
 
-Each takes ``x`` (B, C, H, W), normalised to about mean 0 and deviation 1, and gives logits (B, classes). All are built
-of :class:`Layer`, so that every layer has a name (``hidden1``, ``conv3``), by which its gradients and answers are
-watched.
+Each takes ``x`` (B, C, H, W), normalised to about mean 0 and standard deviation 1, and gives logits (B, classes). All
+are built of :class:`Layer`. So every layer has a name (``hidden1``, ``conv3``), under which its gradients and outputs
+are shown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INITS = ("default", "xavier", "kaiming", "normal", "zero")
 
 
 def make_activation(name: str) -> nn.Module:
-    """The activation called ``name``; ValueError names those that there are."""
+    """The activation called ``name``; ValueError with the known names for an unknown one."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation '{name}': there are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
@@ -35,10 +35,10 @@ def make_pool(size: int) -> nn.Module | None:
 
 
 class Layer(nn.Module):
-    """A linear map or convolution, then what follows it: pooling, normalisation, activation, dropout.
+    """A linear map or convolution, and what follows it: pooling, normalisation, activation, dropout.
 
-    Pooling stands before normalisation and activation: the largest value stays the largest through both (while
-    BatchNorm's scale is positive), and a quarter of the values is a quarter of the work.
+    Pooling comes before normalisation and activation. The largest value stays the largest through both (if BatchNorm's
+    scale is positive), and with a quarter of the values they are a quarter of the work.
     """
 
     def __init__(self, op: nn.Module, activation: str | None = "relu", norm: nn.Module | None = None, pool: int = 1,
@@ -58,18 +58,22 @@ class Layer(nn.Module):
 
 
 def initialise(model: nn.Module, how: str, activation: str = "relu", std: float = 0.01) -> None:
-    """Set the weights of all linear maps and convolutions, and their biases to zero (``default`` leaves PyTorch's).
+    """Set the weights of all linear maps and convolutions, and their biases to zero.
 
     Args:
-        how: ``xavier`` keeps the variance of what flows both ways (Glorot and Bengio 2010), with PyTorch's gain for the
-            activation; ``kaiming`` keeps it forward through ReLUs (He et al. 2015, arXiv 1502.01852); ``normal`` is a
-            Gaussian of deviation ``std`` whatever the layer's width; ``zero`` makes all units alike, for ever.
+        model: the network to initialise.
+        how: ``default`` leaves PyTorch's own weights and biases. ``xavier`` keeps the variance of activations and
+            gradients from layer to layer (Glorot and Bengio 2010), with PyTorch's gain for the activation. ``kaiming``
+            keeps the variance of activations through ReLUs (He et al. 2015, arXiv 1502.01852). ``normal`` draws from a
+            Gaussian of the same width for all layers. ``zero`` makes all units equal, and they stay so.
+        activation: of the hidden layers, for ``xavier``.
+        std: standard deviation of the Gaussian of ``normal``.
     """
     if how not in INITS:
         raise ValueError(f"init '{how}': there are {', '.join(INITS)}")
     if how == "default":
         return
-    known = {"relu", "leaky_relu", "tanh", "sigmoid"}  # of the others PyTorch has no gain; ReLU's is near
+    known = {"relu", "leaky_relu", "tanh", "sigmoid"}  # PyTorch has no gain for the others; ReLU's is near
     kind: Any = activation if activation in known else "relu"
     gain = nn.init.calculate_gain(kind, 0.1 if kind == "leaky_relu" else None)
     for module in model.modules():
@@ -91,10 +95,14 @@ class MLP(nn.Module):
     """Fully connected layers over the pixels; no ``hidden`` layer at all is logistic regression.
 
     Args:
-        input_size: (C, H, W) (injected). classes: how many (injected).
-        hidden: the width of each hidden layer. activation: of :data:`ACTIVATIONS`. init, init_std: :func:`initialise`.
-        batch_norm: between a layer and its activation (Ioffe and Szegedy 2015, arXiv 1502.03167).
-        dropout: after each hidden layer (Srivastava et al. 2014); input_dropout: of pixels.
+        input_size: (C, H, W) (not set in the config: the data says it).
+        classes: number of classes (not set in the config: the data says it).
+        hidden: the width of each hidden layer.
+        activation: a name in :data:`ACTIVATIONS`.
+        init, init_std: how the weights begin; see :func:`initialise`.
+        batch_norm: put BatchNorm between a layer and its activation (Ioffe and Szegedy 2015, arXiv 1502.03167).
+        dropout: probability, after each hidden layer (Srivastava et al. 2014).
+        input_dropout: probability with which a pixel is dropped.
     """
 
     def __init__(self, input_size: Sequence[int], classes: int, hidden: Sequence[int] = (512, 512),
@@ -122,27 +130,29 @@ class MLP(nn.Module):
 
 
 class LogisticRegression(MLP):
-    """One weight a pixel and class: the picture that a class looks for, drawn in layers/."""
+    """One weight per pixel and class: the picture that a class looks for, drawn in layers/."""
 
     def __init__(self, input_size: Sequence[int], classes: int, init: Init = "zero", init_std: float = 0.01):
-        super().__init__(input_size, classes, (), init=init, init_std=init_std)  # zero is no trap here: no hidden units
+        super().__init__(input_size, classes, (), init=init, init_std=init_std)  # no hidden units: zero does no harm
 
 
 def conv(inner: int, width: int, kernel: int, padding: int | str = 0, *, activation: str = "relu", pool: int = 1,
          batch_norm: bool = True, stride: int = 1, dropout: float = 0.0) -> Layer:
-    """A convolution with what follows it; without a bias where BatchNorm brings one."""
+    """A convolution and what follows it; it has no bias if BatchNorm has one."""
     op = nn.Conv2d(inner, width, kernel, stride=stride, padding=padding, bias=not batch_norm)
     return Layer(op, activation, nn.BatchNorm2d(width) if batch_norm else None, pool, dropout)
 
 
 class DigitCNN(nn.Module):
-    """Seven convolutions with BatchNorm for pictures of about 28 x 28: small, and near the best that single nets do.
+    """Seven convolutions with BatchNorm for pictures of about 28 x 28: small, and about as good as any single net.
 
-    Two 3 x 3 without padding and pooling; three and pooling; one; and one as large as what is left (4 x 4), which sees
-    the whole digit. 15 M multiply-adds for 28 x 28.
+    Two of 3 x 3 without padding, pooling, three more and pooling, one more, and one as large as what is left (4 x 4),
+    which sees the whole digit. 15 M multiply-adds for 28 x 28.
 
     Args:
-        widths: channels of the four groups. dropout: before the output layer.
+        input_size, classes, activation, init: as in :class:`MLP`.
+        widths: channels of the four groups.
+        dropout: probability, before the output layer.
     """
 
     def __init__(self, input_size: Sequence[int], classes: int, widths: Sequence[int] = (32, 64, 96, 128),
@@ -173,11 +183,14 @@ class DigitCNN(nn.Module):
 
 
 class CNN(nn.Module):
-    """A plain convolutional net (Simonyan and Zisserman 2015): groups of two 3 x 3 convolutions, each then halved.
+    """A plain convolutional net (Simonyan and Zisserman 2015): groups of two 3 x 3 convolutions and pooling.
 
     Args:
-        widths: channels of each group. hidden: of the fully connected layer in front of the output (0: none).
-        batch_norm: after each convolution: the step from ``cnn`` to ``cnn_bn``. dropout: before both linear layers.
+        input_size, classes, activation, init: as in :class:`MLP`.
+        widths: channels of each group.
+        hidden: width of the fully connected layer before the output (0: none).
+        batch_norm: put BatchNorm after each convolution; this is the step from ``cnn`` to ``cnn_bn``.
+        dropout: probability, before both linear layers.
     """
 
     def __init__(self, input_size: Sequence[int], classes: int, widths: Sequence[int] = (32, 64, 128),
@@ -213,7 +226,7 @@ class CNN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions whose answer is added to what came in (He et al. 2016, arXiv 1512.03385)."""
+    """Two 3 x 3 convolutions whose output is added to their input (He et al. 2016, arXiv 1512.03385)."""
 
     def __init__(self, inner: int, width: int, stride: int):
         super().__init__()
@@ -229,12 +242,15 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 for 32 x 32: ImageNet's first 7 x 7 convolution and pooling would leave nothing of such small pictures,
-    so that a 3 x 3 of stride 1 takes their place. 11.2 M parameters, 555 M multiply-adds.
+    """ResNet-18 for 32 x 32. The 7 x 7 convolution and the pooling with which the net for ImageNet begins would leave
+    little of such small pictures; a 3 x 3 convolution takes their place. 11.2 M parameters, 555 M multiply-adds.
 
     Args:
-        width: channels of the first of four stages; each further one has twice as many. blocks: in each stage.
-        zero_last: a block's last BatchNorm begins at 0, so that it begins as nothing at all (Goyal et al. 2017).
+        input_size, classes: as in :class:`MLP`.
+        width: channels of the first of four stages; each further one has twice as many.
+        blocks: residual blocks in each stage.
+        zero_last: the last BatchNorm of a block begins at 0, so that the block changes nothing at first (Goyal et al.
+            2017).
     """
 
     def __init__(self, input_size: Sequence[int], classes: int, width: int = 64, blocks: Sequence[int] = (2, 2, 2, 2),
@@ -260,8 +276,8 @@ class ResNet18(nn.Module):
 
 
 class BiasNorm(nn.BatchNorm2d):
-    """BatchNorm whose scale stays 1: in front of a GELU and another BatchNorm it is mostly free, and the bias is what
-    learns. Its running means forget quickly, for trainings of a few hundred steps."""
+    """BatchNorm whose scale stays 1, so that only its bias learns. Before a GELU and another BatchNorm, the scale does
+    not matter much. Its running means forget quickly, for trainings of a few hundred steps."""
 
     def __init__(self, width: int, keep: float = 0.6):
         super().__init__(width, eps=1e-5, momentum=1 - keep)
@@ -269,10 +285,11 @@ class BiasNorm(nn.BatchNorm2d):
 
 
 class Whitening(nn.Module):
-    """A convolution that is measured, not learnt: its filters are the eigenvectors of small patches of training images,
-    each divided by its standard deviation, and their negatives; what it gives has about unit covariance.
+    """A convolution that is measured and not learnt; only its bias is learnt.
 
-    So the next layer need not first learn that neighbouring pixels are alike. Its bias is learnt.
+    Its filters are the principal components of small patches of training images, each divided by its standard
+    deviation, and their negatives. Its outputs have about unit covariance, so the next layer need not learn first that
+    neighbouring pixels are alike.
     """
 
     def __init__(self, channels: int, kernel: int = 2, eps: float = 5e-4):
@@ -289,14 +306,14 @@ class Whitening(nn.Module):
         flat = patches.transpose(0, 1).flatten(1).double()
         values, vectors = torch.linalg.eigh(flat @ flat.T / flat.shape[1])
         filters = (vectors / (values + self.eps).sqrt()).T.reshape(-1, *self.weight.shape[1:])
-        self.weight.copy_(torch.cat([filters, -filters]).flip(0))  # the largest eigenvalue's last: drawn first
+        self.weight.copy_(torch.cat([filters, -filters]).flip(0))  # the largest eigenvalue came last; it is drawn first
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
 def dirac_conv(inner: int, width: int) -> nn.Conv2d:
-    """A 3 x 3 convolution that begins by handing on what it gets: its first ``inner`` filters copy a channel each."""
+    """A 3 x 3 convolution that passes on its input at first: each of its first ``inner`` filters copies a channel."""
     op = nn.Conv2d(inner, width, 3, padding=1, bias=False)
     nn.init.dirac_(op.weight.data[: min(inner, width)])
     return op
@@ -305,14 +322,18 @@ def dirac_conv(inner: int, width: int) -> nn.Conv2d:
 class FastNet(nn.Module):
     """A net for few epochs, in the spirit of airbench94 (Keller Jordan 2024, "94 % on CIFAR-10 in 3.29 seconds on a
     single GPU", arXiv 2404.00498): a whitening layer measured from the data, three groups of convolution, pooling, and
-    convolution with GELU, and an output that begins small.
+    convolution with GELU, and an output that is small at first.
 
     Train it with label smoothing, alternating flips, translation by 2 pixels, Nesterov SGD with ``optim.bias_scale``
     (or Muon), and test-time averaging. 118 M multiply-adds for 32 x 32.
 
     Args:
-        widths: channels of the groups. depth: convolutions in a group. kernel: of the whitening layer.
-        keep: what a step keeps of BatchNorm's running means. scale: the output's: the first answers are all but even.
+        input_size, classes: as in :class:`MLP`.
+        widths: channels of the groups.
+        depth: convolutions in a group.
+        kernel: side of the whitening layer's filters, in pixels.
+        keep: the share of BatchNorm's running means that a step keeps.
+        scale: factor of the output; with a small one, all classes are almost equally likely at first.
         activation: GELU in the paper.
     """
 

@@ -1,4 +1,4 @@
-"""Layers that encoders and decoders share. All are blind to padding: it never changes an utterance's output."""
+"""Layers that encoders and decoders share. In all of them, padding never changes the output of an utterance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def padding_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 class SharedDropout(nn.Module):
-    """Dropout of whole channels of an utterance, (B, T, C): one Bernoulli draw a (B, C), shared over time."""
+    """Dropout of whole channels of an utterance, (B, T, C): one random draw per utterance and channel."""
 
     def __init__(self, p: float):
         super().__init__()
@@ -27,10 +27,10 @@ class SharedDropout(nn.Module):
 
 
 class UtteranceNorm(nn.Module):
-    """(B, T, C) with a (B, T) mask: each channel to zero mean and unit variance over an utterance's valid frames.
+    """Gives each channel of x (B, T, C) mean 0 and variance 1 over an utterance's own frames, by a mask (B, T).
 
-    Instance normalisation (Ulyanov et al. 2016, arXiv 1607.08022) over time, blind to padding; frames beyond the end
-    become zero. Statistics are taken in float32.
+    This is instance normalisation (Ulyanov et al. 2016, arXiv 1607.08022) over time, without the padding. Frames beyond
+    the end become 0. It is computed in float32.
     """
 
     def __init__(self, d: int, eps: float = 1e-3):
@@ -81,7 +81,7 @@ class Subsampling(nn.Module):
         else:
             x = x.transpose(1, 2)
         for layer in self.layers:
-            # Zero what the bias wrote beyond each utterance's end: the next window reaches into it.
+            # The bias has written beyond each utterance's end, where the next layer would read it: set that to 0.
             x = x * padding_mask(lengths, x.shape[2])[:, None].to(x.dtype)
             x = F.silu(layer(x))
             lengths = (lengths + 1) // 2
@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """torch's fused attention; on a CPU always in fp32, where it is 5 times faster than in bf16 (torch 2.11)."""
+    """torch's fused attention. On a CPU it is always in fp32, which is 5 times as fast as bf16 (torch 2.11)."""
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
@@ -125,14 +125,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 def rotation_table(size: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (size, width / 2), of the rotary positions for heads of ``width``."""
+    """The cosines and sines, each (size, width / 2), of the rotary positions for heads of ``width`` channels."""
     frequency = 10000.0 ** (-torch.arange(0, width, 2, device=device) / width)
     angle = torch.arange(size, device=device)[:, None] * frequency[None]
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each half-pair of channels of (B, H, T, width) by its position's angle."""
+    """Rotate x (B, H, T, width): each pair of channels i and i + width / 2, by the angle of its position."""
     cos, sin = rotation
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)

@@ -1,5 +1,5 @@
-"""A small language model: a causal transformer over tokens (Vaswani et al. 2017), in the shapes of the attention
-decoder's self-attention (decoder.py): pre-norm, rotary positions, dropout shared over time."""
+"""A small language model: a causal transformer over tokens (Vaswani et al. 2017). It is built as the self-attention of
+the decoder (decoder.py): pre-norm, rotary positions, dropout shared over time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LMBlock(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor,
                 past: Cache | None = None) -> tuple[Tensor, Cache]:
-        """x (N, U, d) -> the same, and keys and values with the ``past`` ones in front; mask (U, past + U)."""
+        """x (N, U, d), mask (U, past + U) -> y (N, U, d), and the keys and values with those of ``past`` in front."""
         n, u, d = x.shape
         q, k, v = self.qkv(self.norm(x)).view(n, u, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, rotation), rotate(k, rotation)
@@ -41,12 +41,16 @@ class LMBlock(nn.Module):
 class TransformerLM(nn.Module):
     """``tokens so far -> logits of the next one``; index 0 begins and ends a sentence.
 
-    The output layer's weights are the embeddings (Press and Wolf 2017, arXiv 1608.05859): most characters are rare, and
-    what is learnt of one as a reader serves it as a writer.
+    The weights of the output layer are the embeddings (Press and Wolf 2017, arXiv 1608.05859). Most characters are
+    rare: what is learnt about one as an input helps to predict it, too.
 
     Args:
-        vocab: tokens with the boundary (injected).
-        d: width; heads; layers; hidden: the feed-forward's inner width (4 d by default); dropout.
+        vocab: number of tokens, the boundary included (not set in the config: the tokens say it).
+        d: width.
+        heads: attention heads.
+        layers: number of blocks.
+        hidden: inner width of the feed-forward layers (4 d by default).
+        dropout: probability; the mask is shared over time.
     """
 
     def __init__(self, vocab: int, d: int = 192, heads: int = 4, layers: int = 3, hidden: int | None = None,
@@ -54,7 +58,7 @@ class TransformerLM(nn.Module):
         super().__init__()
         self.d, self.heads = d, heads
         self.embedding = nn.Embedding(vocab, d)
-        nn.init.normal_(self.embedding.weight, std=0.02)  # as an output layer; as an input the norm scales it up
+        nn.init.normal_(self.embedding.weight, std=0.02)  # for the output; as an input, the norm scales it up
         self.bias = nn.Parameter(torch.zeros(vocab))
         self.input_norm = nn.LayerNorm(d)
         self.dropout = SharedDropout(dropout)
@@ -62,13 +66,13 @@ class TransformerLM(nn.Module):
         self.norm = nn.LayerNorm(d)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, U), each row beginning with 0, padding after its end -> logits (B, U, vocab) of what follows."""
+        """x (B, U), rows that begin with 0 and are padded at the end -> logits (B, U, vocab) of the next tokens."""
         u = x.shape[1]
         mask = torch.ones(u, u, dtype=torch.bool, device=x.device).tril()
         return self._run(x, mask, [None] * len(self.blocks), 0)[0]
 
     def _run(self, x: Tensor, mask: Tensor, past: list[Cache | None], size: int) -> tuple[Tensor, list[Cache]]:
-        """Logits of tokens (N, U) after ``size`` ones, and what every block keeps of them."""
+        """Logits after each of the tokens x (N, U), which follow ``size`` others, and what every block keeps."""
         table = rotation_table(size + x.shape[1], self.d // self.heads, x.device, torch.float32)
         rotation = (table[0][size:], table[1][size:])
         y, kept = self.dropout(self.input_norm(self.embedding(x))), []
@@ -84,12 +88,14 @@ class TransformerLM(nn.Module):
 
 @dataclasses.dataclass
 class _State:
-    past: list[Cache | None]
-    size: int = 0
+    """What is kept of N prefixes."""
+
+    past: list[Cache | None]  # by block
+    size: int = 0  # tokens so far
 
 
 class LMScorer:
-    """A :class:`TransformerLM` as a search's scorer: what was computed for a prefix is kept, not computed again."""
+    """A :class:`TransformerLM` as a scorer for a search: it keeps what it computed for a prefix."""
 
     def __init__(self, model: TransformerLM):
         self.model = model
@@ -100,12 +106,12 @@ class LMScorer:
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: _State) -> tuple[Tensor, _State]:
-        """tokens (N,), 0 to begin -> log probabilities (N, vocab) of the next in float32, and the state after them."""
+        """tokens (N,), 0 at the start -> log probabilities (N, vocab) of the next in float32, and the new state."""
         mask = torch.ones(1, state.size + 1, dtype=torch.bool, device=tokens.device)
         logits, past = self.model._run(tokens[:, None], mask, state.past, state.size)
         return torch.log_softmax(logits[:, 0].float(), -1), _State(past, state.size + 1)
 
     def select(self, state: _State, rows: Tensor) -> _State:
-        """The state of ``rows`` (N',): rows left out are forgotten, rows named twice doubled."""
+        """The state of ``rows`` (N',), in that order; a row may be left out or come twice."""
         past = [kept if kept is None else (kept[0][rows], kept[1][rows]) for kept in state.past]
         return _State(past, state.size)

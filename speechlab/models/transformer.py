@@ -1,5 +1,5 @@
 """The Transformer encoder (Vaswani et al. 2017, arXiv 1706.03762; for speech: Dong, Xu and Xu 2018), pre-norm, with
-rotary positions inside the attention as the Conformer here has them."""
+rotary positions inside the attention, as in conformer.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from speechlab.models.layers import (
 
 
 class Stacking(nn.Module):
-    """(B, T, bins) -> (B, ceil(T / factor), d): each ``factor`` frames side by side, and a linear layer over them."""
+    """(B, T, bins) -> (B, ceil(T / factor), d): ``factor`` frames side by side, and a linear layer over them."""
 
     def __init__(self, bins: int, d: int, factor: int = 4):
         super().__init__()
@@ -37,7 +37,7 @@ class Stacking(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, feed-forward; each normalised before and with a residual."""
+    """Attention and feed-forward, each with a norm before it and a residual around it."""
 
     def __init__(self, d: int, heads: int, hidden: int, dropout: float):
         super().__init__()
@@ -54,12 +54,16 @@ class Transformer(nn.Module):
     """An encoder ``(x, lengths) -> (y, lengths)`` of Transformer blocks over subsampled features.
 
     Args:
-        input_size: feature bins (injected).
-        d: width; heads: attention heads; layers: blocks; hidden: the feed-forward's inner width (4 d by default).
-        front: ``stack`` puts ``subsampling`` frames side by side; ``conv`` learns what to take of them by strided
-            convolutions, the first two-dimensional and of ``channels`` channels.
-        subsampling: 2, 4 or 8 input frames to one frame of the blocks (any number for ``stack``).
-        dropout: probability, shared over time.
+        input_size: number of feature bins (not set in the config: the features say it).
+        d: width.
+        heads: attention heads.
+        layers: number of blocks.
+        hidden: inner width of the feed-forward layers (4 d by default).
+        front: ``stack`` puts ``subsampling`` frames side by side; ``conv`` learns strided convolutions, of which the
+            first is two-dimensional.
+        subsampling: 2, 4 or 8 input frames become one frame of the blocks (any number for ``stack``).
+        channels: of the two-dimensional layer of ``conv``.
+        dropout: probability; the mask is shared over time.
     Shapes:
         x (B, T, input_size), lengths (B,) -> y (B, ceil(T / subsampling), d), lengths (B,).
     """

@@ -1,5 +1,7 @@
-"""Percentile bootstrap over the items of a test list (Bisani & Ney 2004, "Bootstrap estimates for confidence intervals
-in ASR performance evaluation"): of one system's rate, and of the difference between two."""
+"""Percentile bootstrap over the items of a test list: for the rate of one system, and for the difference between two.
+
+Bisani & Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation".
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,14 @@ def interval(
     """The interval of ``sum(numerators) / sum(denominators)`` when the items are drawn again with replacement.
 
     Args:
-        numerators: a value an item: errors of an utterance; PESQ of a file.
-        denominators: words of an utterance; None for a plain mean.
-        resamples: draws; the ends of a 95 % interval settle from about 1,000.
-        confidence: coverage, 0 to 1.
-        seed: of the draws, so that the same list gives the same interval.
+        numerators: one value per item, for example the errors of an utterance, or PESQ of a file.
+        denominators: one value per item, for example the words of an utterance; None for a plain mean.
+        resamples: number of draws; the ends of a 95 % interval are stable from about 1,000.
+        confidence: the share of draws within the interval, 0 to 1.
+        seed: of the draws; the same list and seed give the same interval.
 
     Returns:
-        Low and high end, in the ratio's own unit; (None, None) for fewer than two items, which say nothing of a spread.
+        The low and the high end, in the unit of the ratio; (None, None) for fewer than two items, which have no spread.
     """
     found = _ratios(numerators, denominators, resamples, seed)
     return _ends(found, confidence) if found is not None else (None, None)
@@ -39,19 +41,20 @@ def paired(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float, float] | tuple[None, None, None]:
-    """The interval of ``sum(b - a) / sum(denominators)``, and how often b is the lower, when items are drawn again.
+    """The interval of ``sum(b - a) / sum(denominators)``, and how often b is lower, when the items are drawn again.
 
-    Both systems get the same draws: what makes an utterance hard is hard for both and cancels, so the interval is much
-    narrower than those of the two rates suggest.
+    Both systems get the same draws. An utterance that is hard for one is mostly hard for the other, too, which cancels
+    out: the interval is much narrower than those of the two rates suggest.
 
     Args:
-        a, b: a value an item and system, in the same order of items.
-        denominators: of both (the references are the same); None for plain means.
+        a, b: one value per item for each system, in the same order.
+        denominators: one value per item, for both systems; None for plain means.
         resamples, confidence, seed: as for :func:`interval`.
 
     Returns:
-        Low and high end of the difference, and the probability of improvement: the share of draws with b below a, equal
-        ones counted half (two systems with the same answers have 0.5). All None for fewer than two items.
+        The low and the high end of the difference, and the probability of improvement: the share of draws in which b is
+        lower, where equal ones count half (it is 0.5 for two systems with the same answers). All are None for fewer
+        than two items.
 
     Raises:
         ValueError: when the lists are not of one length.
@@ -65,18 +68,18 @@ def paired(
 
 
 def _ratios(top: Sequence[float], bottom: Sequence[float] | None, resamples: int, seed: int) -> np.ndarray | None:
-    """The ratio of sums in each draw that has one; None without a spread, or without draws."""
+    """The ratio of sums in each draw that has one; None if there are fewer than two items or no draws."""
     top = np.asarray(top, dtype=float)
     bottom = np.ones_like(top) if bottom is None else np.asarray(bottom, dtype=float)
     if len(top) < 2 or not bottom.sum() or resamples < 1:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.concatenate([(draws @ top) / (draws @ bottom) for draws in _draws(len(top), resamples, seed)])
-    return found[np.isfinite(found)]  # a draw of nothing but empty references has no rate
+    return found[np.isfinite(found)]  # a draw of empty references only has no rate
 
 
 def _draws(items: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each item is drawn, (block of resamples, items): at most 32 MB of counts at once."""
+    """How often each item is drawn, in blocks (resamples, items) of at most 32 MB."""
     rng = np.random.default_rng(seed)
     block = max(1, 4_000_000 // items)
     for first in range(0, resamples, block):

@@ -1,8 +1,8 @@
-"""Is B better than A, or is it noise? Two systems on the same utterances, by the paired bootstrap.
+"""Is B better than A, or is it noise? The paired bootstrap compares two systems on the same utterances.
 
-Bisani & Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation", section 4: the
-utterances are drawn with replacement, the same ones for both systems, and the difference of the error rates is looked
-at in each draw. It assumes that utterances err independently; a test set of few speakers varies more than it tells.
+Bisani & Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation", section 4: utterances
+are drawn with replacement, the same ones for both systems, and each draw gives a difference of the error rates. This
+assumes that errors in different utterances are independent. With few speakers, the true spread is larger.
 """
 
 from __future__ import annotations
@@ -21,27 +21,23 @@ NOISE = "difference within noise"
 
 @dataclass(frozen=True)
 class Comparison:
-    """System B against system A on one test list; rates, difference and interval in percent, B - A: negative is better.
-
-    ``p_improvement``: probability of improvement, the share of draws in which B errs less (equal ones counted half).
-    ``n`` utterances were compared; ``n_failed`` were not, as one of the systems has no answer to them.
-    """
+    """System B against system A on one test list."""
 
     test_set: str
     method_a: str
     method_b: str
     metric: str
-    a: float | None
+    a: float | None  # error rate, percent
     b: float | None
-    difference: float | None
-    ci_low: float | None
+    difference: float | None  # b - a, percentage points: negative is better
+    ci_low: float | None  # 95 % interval of the difference
     ci_high: float | None
-    p_improvement: float | None
-    verdict: str
-    protocol: str
-    n: int
-    n_failed: int
-    list_hash: str
+    p_improvement: float | None  # share of draws in which B has the lower rate; equal ones count half
+    verdict: str  # in words
+    protocol: str  # how errors are counted
+    n: int  # utterances that were compared
+    n_failed: int  # utterances that were not, since one of the systems has no answer
+    list_hash: str  # of ids and references
 
 
 def compare(
@@ -92,7 +88,7 @@ def compare_values(a: Sequence[float], b: Sequence[float], metric: Metric, test_
 
 
 def verdict(a: float | None, b: float | None, low: float | None, high: float | None, metric: Metric) -> str:
-    """In words: which system is better and by how much, or that the interval of B - A holds zero."""
+    """In words: which system is better and by how much, or that the interval of B - A contains zero."""
     if a is None or b is None or low is None or high is None:
         return "too few utterances to tell"
     if low <= 0 <= high:
@@ -108,7 +104,7 @@ def verdict(a: float | None, b: float | None, low: float | None, high: float | N
 
 
 def differences(a: Sequence[Item], b: Sequence[Item], shown: int = 5) -> str:
-    """What keeps two lists from being compared, naming ids; '' when ids and references are the same."""
+    """Why two lists can't be compared, with some ids; "" if their ids and references are the same."""
     left, right = ({item.id: item.ref for item in items} for items in (a, b))
     kinds = {
         "only in A": [name for name in left if name not in right],

@@ -1,10 +1,10 @@
 """A second opinion: NIST's sclite on the trn files that we write, beside our own counts.
 
-Both align reference and hypothesis by dynamic programming, with other weights. Ours counts a substitution, deletion or
-insertion as 1 each (Levenshtein), which makes the fewest errors in all. sclite weighs a substitution 4, a deletion or
-insertion 3. So of alignments with equally many errors the two may choose different ones (what is S for one is D and I
-for the other), and where it aligns more words sclite takes three deletions and three insertions (18) for five
-substitutions (20): ``1 2 3 4 5`` against ``4 5 6 7 8`` is 5 errors for us, 6 for sclite. Its total is never the lower.
+Both align reference and hypothesis by dynamic programming, but with different weights. Ours counts each substitution,
+deletion and insertion as 1 (Levenshtein), which gives the smallest possible number of errors. sclite weighs a
+substitution 4, and a deletion or an insertion 3. So they may choose different alignments with the same number of errors
+(S for one is D and I for the other). And sclite prefers three deletions and three insertions (18) to five substitutions
+(20): ``1 2 3 4 5`` against ``4 5 6 7 8`` is 5 errors for us and 6 for sclite. Its total is never lower than ours.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _UTTERANCE = re.compile(r"^id: \((.*)\)\s*\nScores: \(#C #S #D #I\) (\d+) (\d+) 
 
 
 def program() -> list[str] | None:
-    """How sclite is called here; None where it is not installed. Debian hides it behind ``sctk``."""
+    """The command that starts sclite; None if it is not installed. Debian has it as ``sctk sclite``."""
     if found := shutil.which("sclite"):
         return [found]
     return [found, "sclite"] if (found := shutil.which("sctk")) else None
 
 
 def count(ref: Path, hyp: Path) -> dict[str, Counts]:
-    """sclite's counts of each utterance, by its id in the trn files.
+    """sclite's counts for each utterance, by the id in the trn files.
 
     Raises:
-        UserError: when sclite is not installed, or says that it can't read the files.
+        UserError: if sclite is not installed or can't read the files.
     """
     command = program()
     if command is None:
@@ -56,10 +56,11 @@ def count(ref: Path, hyp: Path) -> dict[str, Counts]:
 
 
 def beside(folder: Path, rate: ErrorRate) -> tuple[list[list[str]], list[str]]:
-    """Table rows (test set, method, metric, who, counts, rate) of ours and sclite's on ``folder``'s trn files.
+    """Our counts and sclite's on the trn files in ``folder``.
 
     Returns:
-        Two rows, and a line for each utterance whose totals differ, or that only one of both counted.
+        Two rows for a table (test set, method, metric, who, counts, rate), and a line for each utterance with different
+        totals, or that only one of both counted.
     """
     theirs = count(folder / "ref.trn", folder / "hyp.trn")
     ours = {trn_id(utterance.item.id): utterance.counts for utterance in rate.utterances}
@@ -79,7 +80,7 @@ def beside(folder: Path, rate: ErrorRate) -> tuple[list[list[str]], list[str]]:
 
 
 def render(rows: list[list[str]], lines: list[str]) -> str:
-    """Ours and sclite's side by side, the differences, and why there may be some."""
+    """Our counts and sclite's in a table, the differences, and why there may be some."""
     head = ["test_set", "method", "metric", "by", "utterances", "units", "correct", "S", "D", "I", "errors", "rate %"]
     return "\n".join([*table(head, rows, [False] * 4 + [True] * 8), "", *(lines or ["no utterance differs"]), "",
                       EXPLAINED]) + "\n"

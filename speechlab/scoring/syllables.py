@@ -1,9 +1,9 @@
-"""Tonal syllables: how much of what was heard is right, whichever character was written for it.
+"""Tonal syllables: how much was heard correctly, whichever characters were written for it.
 
-A Chinese recogniser errs in two ways: it hears another syllable, or it hears the right one and writes a homophone.
-CER counts both; the syllable error rate (SER) only the first, so CER - SER is about what a language model could win.
-About, since a character that is read in several ways gets the reading that the dictionary prefers: an oracle that hears
-every syllable has an SER above 0 for that reason alone.
+A Chinese recogniser makes two kinds of errors: it hears another syllable, or it hears the right one and writes a
+homophone. CER counts both, the syllable error rate (SER) only the first. So CER - SER is about what a better language
+model could win. It is not exact: a character with several readings gets the one that the dictionary prefers, and
+therefore even a recogniser that hears every syllable has an SER above 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from speechlab.scoring.wer import Item, is_hanzi, units
 
 
 def canonical(syllable: str) -> str:
-    """A numbered syllable in pypinyin's spelling: ``Nü3``, ``nu:3`` -> ``nv3``; neutral (0 or none) is 5; ``r`` er."""
+    """A numbered syllable in pypinyin's spelling: ``Nü3``, ``nu:3`` -> ``nv3``; ``r`` -> ``er``; neutral tone is 5."""
     text = syllable.lower().replace("u:", "v").replace("ü", "v")
     text = text[:-1] + "5" if text.endswith("0") else text if text[-1:].isdigit() else text + "5"
     return "e" + text if text[:-1] == "r" else text
@@ -26,23 +26,20 @@ def canonical(syllable: str) -> str:
 
 @dataclass(frozen=True)
 class Syllables:
-    """Texts as tonal syllables, one unit a character: a hanzi's syllable, any other character as it is.
+    """Texts as tonal syllables, one unit per character: the syllable of a hanzi, any other character as it is."""
 
-    read: hanzi -> their tonal syllables with the tone as a digit at the end, 5 the neutral one
-        (speechlab/data/pinyin.py; given by the caller, since scoring is a leaf).
-    name: the reader's, for the protocol.
-    """
-
+    # Hanzi -> their tonal syllables, with the tone as a digit at the end (5 is neutral): speechlab/data/pinyin.py. The
+    # caller gives it, since scoring imports no other room.
     read: Callable[[str], list[str]]
-    name: str
+    name: str  # of the reader, for the protocol
 
     def units(self, text: str) -> list[str]:
-        """One unit a character of ``text`` without its spaces; hanzi unknown to ``read`` stand for themselves."""
+        """One unit per character of ``text``, without spaces; hanzi that ``read`` does not know stay as they are."""
         found: list[str] = []
         for hanzi, run in groupby(units(text, "char"), key=is_hanzi):
             characters = list(run)
             syllables = self.read("".join(characters)) if hanzi else characters
-            if len(syllables) != len(characters):  # some unknown: each alone, so that the others keep their places
+            if len(syllables) != len(characters):  # some are unknown: read each alone, to keep them in their places
                 syllables = [(self.read(c) or [c])[0] for c in characters]
             found += syllables
         return found
@@ -50,9 +47,9 @@ class Syllables:
     def split(self, item: Item) -> tuple[list[str], list[str]]:
         """Reference and hypothesis in syllables.
 
-        Without true readings both texts are read alike. With them, a hypothesised character that is right (aligned with
-        itself) has the reference's reading, and only the others are read: the dictionary's opinion of 了 (le5 or
-        liao3) must not count as an error of the recogniser.
+        Without true readings, both texts are read by the dictionary. With them, a right character of the hypothesis
+        (aligned with the same one) gets the reference's reading, and only the others are read by the dictionary: its
+        choice for 了 (le5 or liao3) must not count as an error of the recogniser.
         """
         read = self.units(item.hyp)
         true = true_readings(item)
@@ -66,7 +63,7 @@ class Syllables:
         return true, read
 
     def protocol(self, items: Sequence[Item]) -> str:
-        """For the results' column ``protocol``: what was compared, and where the references' readings come from."""
+        """The results' column ``protocol``: what was compared, and where the readings of the references come from."""
         scored = [item for item in items if item.error is None]
         true = sum(true_readings(item) is not None for item in scored)
         if not true:
@@ -76,6 +73,6 @@ class Syllables:
 
 
 def true_readings(item: Item) -> list[str] | None:
-    """The reference's own readings, one a character; None where it has none, or not one a character."""
+    """The true readings of the reference, one per character; None unless it has exactly that many."""
     found = item.pinyin.split()
     return [canonical(s) for s in found] if found and len(found) == len(units(item.ref, "char")) else None

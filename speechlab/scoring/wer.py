@@ -1,7 +1,7 @@
-"""Character and word error rate through jiwer, with intervals, per-utterance counts, alignments, trn files for sclite.
+"""Character and word error rates by jiwer, with intervals, counts per utterance, alignments, and trn files for sclite.
 
-CER counts characters without spaces, so that it is the same number whether the text came with spaces or not, and the
-same that sclite gives on the trn files (one character a word).
+CER counts characters without spaces. So it is the same number for texts with and without spaces, and the same that
+sclite gives on the trn files, where each character is a word.
 """
 
 from __future__ import annotations
@@ -19,69 +19,66 @@ Unit = Literal["char", "word", "syllable"]
 METRIC = {"char": "CER", "word": "WER", "syllable": "SER"}
 PROTOCOL = {"char": "CER jiwer, no spaces", "word": "WER jiwer"}
 
-# What sclite's trn format reads as markup; both sides are changed alike, so no count moves.
+# sclite reads these as markup. Reference and hypothesis are changed in the same way, so that no count changes.
 _TRN_MARKUP = str.maketrans("(){};@", "（）｛｝；＠")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One utterance of a test list: ``hyp`` is judged against ``ref`` unless ``error`` says why there is no answer.
-
-    ``pinyin``: the reference's true readings, numbered syllables with spaces between; '' where they are not known.
-    """
+    """One utterance of a test list."""
 
     id: str
-    ref: str
-    hyp: str = ""
-    error: str | None = None
-    pinyin: str = ""
+    ref: str  # the reference: what was said
+    hyp: str = ""  # the hypothesis: what the recogniser answered
+    error: str | None = None  # why there is no answer
+    pinyin: str = ""  # true readings of the reference, numbered syllables with spaces between; "" if they are not known
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one utterance or of a list: substitutions, deletions, insertions, and units in the reference."""
+    """The errors in one utterance or in a list."""
 
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
-    length: int = 0
+    length: int = 0  # units in the reference
 
     @property
     def errors(self) -> int:
-        """All three kinds."""
+        """Errors of all three kinds."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def rate(self) -> float | None:
-        """Errors per reference unit in percent; None without any reference unit."""
+        """Errors per reference unit, in percent; None if the reference is empty."""
         return 100 * self.errors / self.length if self.length else None
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """One scored utterance: its counts, and pairs (reference unit, hypothesis unit), None where a side has nothing."""
+    """One scored utterance."""
 
     item: Item
     counts: Counts
-    pairs: list[tuple[str | None, str | None]]
+    pairs: list[tuple[str | None, str | None]]  # (reference unit, hypothesis unit); None where one side has nothing
 
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """A list's rate in percent, its 95 % bootstrap interval over utterances; failed items are counted, not scored."""
+    """The error rate of a test list."""
 
     unit: Unit
-    value: float | None
-    ci_low: float | None
+    value: float | None  # percent
+    ci_low: float | None  # 95 % bootstrap interval over utterances, in percent
     ci_high: float | None
     counts: Counts
-    n: int
-    n_failed: int
+    n: int  # scored utterances
+    n_failed: int  # utterances without an answer, which are not scored
     utterances: list[Aligned]
 
 
 def units(text: str, unit: Unit) -> list[str]:
-    """``text`` as what is compared: its characters without spaces, or its words."""
+    """The units of ``text`` that are compared: its characters without spaces, or its words."""
     if unit == "syllable":
         raise ValueError("a text alone has no syllables: a reader is needed (speechlab/scoring/syllables.py)")
     return text.split() if unit == "word" else list("".join(text.split()))
@@ -94,7 +91,7 @@ def is_hanzi(character: str) -> bool:
 
 
 def mostly_hanzi(texts: Iterable[str]) -> bool:
-    """True if more than half of all characters (spaces aside) are Chinese characters."""
+    """True if more than half of all characters, without spaces, are Chinese characters."""
     total = hanzi = 0
     for text in texts:
         characters = units(text, "char")
@@ -112,22 +109,21 @@ def error_rate(
 ) -> ErrorRate:
     """Score a test list.
 
-    An empty hypothesis is all deletions; an empty reference adds its insertions and no length. Items with ``error`` are
-    left out and counted in ``n_failed``.
+    An empty hypothesis counts as deletions of the whole reference. An empty reference adds insertions and no length.
+    Items with ``error`` are left out and counted in ``n_failed``.
 
     Args:
         items: the list.
         unit: ``char`` for CER, ``word`` for WER, ``syllable`` for SER.
         resamples: bootstrap draws.
         seed: of the bootstrap.
-        split: an item's units, reference and hypothesis, where they are more than the text's own (syllables); a unit
-            has no space in it.
+        split: gives the units of an item's reference and hypothesis, without spaces in a unit; needed for syllables.
     """
     split = split or (lambda item: (units(item.ref, unit), units(item.hyp, unit)))
     scored = [item for item in items if item.error is None]
     utterances: list[Aligned] = []
     if scored:
-        # Characters go in as words: jiwer's process_characters would count the spaces between words as characters too.
+        # Characters are given as words, since jiwer's process_characters counts the spaces between words, too.
         refs, hyps = zip(*map(split, scored))
         out = jiwer.process_words([" ".join(ref) for ref in refs], [" ".join(hyp) for hyp in hyps])
         utterances = [_aligned(*parts) for parts in zip(scored, out.references, out.hypotheses, out.alignments)]
@@ -139,7 +135,7 @@ def error_rate(
 
 
 def _aligned(item: Item, ref: list[str], hyp: list[str], chunks: list) -> Aligned:
-    """Counts and pairs from one utterance's jiwer alignment."""
+    """The counts and pairs of an utterance, from the chunks of jiwer's alignment."""
     pairs: list[tuple[str | None, str | None]] = []
     found = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
     for chunk in chunks:
@@ -152,7 +148,7 @@ def _aligned(item: Item, ref: list[str], hyp: list[str], chunks: list) -> Aligne
 
 
 def alignment(utterance: Aligned, columns: int = 100) -> str:
-    """Lines REF, HYP and error kinds (S, D, I), their pairs under each other, wrapped at ``columns`` cells."""
+    """Lines with reference, hypothesis and kinds of errors (S, D, I) under each other, ``columns`` cells wide."""
     blocks: list[list[str]] = [["REF", "HYP", "   "]]
     for ref, hyp in utterance.pairs:
         kind = "I" if ref is None else "D" if hyp is None else "S" if ref != hyp else ""
@@ -183,10 +179,10 @@ def worst(rate: ErrorRate, count: int = 20) -> str:
 
 
 def trn(items: Iterable[tuple[str, str]], unit: Unit) -> str:
-    """NIST trn text of (id, text): units separated by spaces, the id in brackets at the line's end.
+    """NIST's trn format of items (id, text): per line the units with spaces between, and the id in brackets.
 
-    Brackets, braces and the like are written full-width, as sclite would read them as markup; spaces in an id become
-    underscores. Give sclite ``-s`` (it folds case otherwise) and ``-e utf-8``.
+    Brackets, braces and the like are written full-width, since sclite reads them as markup; spaces in an id become
+    underscores. Give sclite ``-s`` (otherwise it ignores case) and ``-e utf-8``.
     """
     return "".join(
         " ".join([*units(text.translate(_TRN_MARKUP), unit), f"({trn_id(name)})"]) + "\n" for name, text in items
