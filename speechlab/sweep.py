@@ -93,8 +93,8 @@ class Recipe:
         """
         if config not in self._asked:
             chosen = ["--config", config] if config else []
-            done = subprocess.run([self.script, *self.words(), *chosen, "--sweep", str(self.file)], cwd=self.caller,
-                                  env={**os.environ, "SPEECHLAB_SWEEP_ASKS": "1"}, stdin=subprocess.DEVNULL,
+            done = subprocess.run(["bash", self.script, *self.words(), *chosen, "--sweep", str(self.file)],
+                                  cwd=self.caller, env={**os.environ, "SPEECHLAB_SWEEP_ASKS": "1"}, stdin=subprocess.DEVNULL,
                                   capture_output=True, encoding="utf-8", errors="replace")
             if done.returncode:
                 raise UserError(reason(done.stderr) or f"{self.script} ended with {done.returncode}", done.returncode)
@@ -107,7 +107,7 @@ class Recipe:
         several = ["--nj", str(max(1, len(self.cores) // self.nj))] if self.nj > 1 else []
         without = ["tag", "exp", "set", *(["config"] if chosen else []), *(["nj"] if several else [])]
         sets = [word for pair in trial.pairs for word in ("--set", pair)]
-        return [self.script, *self.words(*without), *chosen, *several, "--exp", str(trial.exp), *sets, *more]
+        return ["bash", self.script, *self.words(*without), *chosen, *several, "--exp", str(trial.exp), *sets, *more]
 
 
 def prepare(sweep: Sweep, recipe: Recipe, trials: Sequence[Trial]) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import struct
 import zlib
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from speechlab.files import write_json
+from speechlab.files import write_text
 
 FILE = "mistakes.json"
 VIEWS = ("classes", "aligned", "trials", "audio")
@@ -67,8 +68,11 @@ class Mistakes:
         return {**heard, **(self.picture(f"{key}.png", spectrogram(shown, rate)) if heard else {})}
 
     def write(self, exp: str | Path) -> None:
-        """Write ``exp/mistakes.json``."""
-        write_json(Path(exp) / FILE, {"sets": self.sets, "media": self.media})
+        """Write ``exp/mistakes.json``, a line per set."""
+        sets = ",\n".join(json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in self.sets)
+        media = ",\n".join(f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(address)}"
+                           for name, address in self.media.items())
+        write_text(Path(exp) / FILE, f'{{"sets": [\n{sets}\n], "media": {{\n{media}\n}}}}\n')
 
     def _keep(self, key: str, make: Any) -> bool:
         if key not in self.media:

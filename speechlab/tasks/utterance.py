@@ -30,8 +30,9 @@ from speechlab.features import features
 from speechlab.features.contract import FeatureContract
 from speechlab.scoring.metric import METRICS, Metric
 from speechlab.tasks.interface import Model, Task
+from speechlab.training.device import to_device
 from speechlab.training.interface import Evaluation, Loss
-from speechlab.training.loop import TrainConfig, to_device
+from speechlab.training.loop import TrainConfig
 from speechlab.training.optim import OptimConfig
 
 log = logging.getLogger("speechlab")

@@ -30,7 +30,7 @@ from speechlab.data.images import ImageLoader, Pack, augment, to_float
 from speechlab.tasks import load_config as load
 from speechlab.tasks.image.config import Config
 from speechlab.tasks.image.train import build_model, judge
-from speechlab.training.loop import amp_dtype
+from speechlab.training.device import amp_dtype
 from speechlab.training.optim import build_optimizer
 
 Step = Callable[[dict[str, Any]], None]

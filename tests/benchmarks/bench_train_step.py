@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from speechlab.models.asr import AsrModel, Conformer
-from speechlab.training.loop import amp_dtype
+from speechlab.training.device import amp_dtype
 from speechlab.training.optim import OptimConfig, build_optimizer
 
 

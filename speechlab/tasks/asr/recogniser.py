@@ -29,7 +29,7 @@ from speechlab.models.asr import Encoded
 from speechlab.tasks.asr.config import Config
 from speechlab.tasks.asr.train import build_model
 from speechlab.tasks.interface import Model
-from speechlab.training.loop import to_device
+from speechlab.training.device import to_device
 
 NBest = list[list[Hypothesis]]
 # Of CTC's beam: characters that sound alike often have a posterior of 1e-3 and less, until a language model speaks.

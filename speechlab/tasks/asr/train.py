@@ -27,8 +27,8 @@ from speechlab.models.layers import padding_mask
 from speechlab.scoring.metric import METRICS
 from speechlab.scoring.views import matrix, mosaic
 from speechlab.tasks.asr.config import Config, takes_between
+from speechlab.training.device import to_device
 from speechlab.training.interface import Evaluation, Loss
-from speechlab.training.loop import to_device
 
 log = logging.getLogger("speechlab")
 SHOWN = 4  # validation utterances decoded in samples.md

@@ -20,7 +20,7 @@ from speechlab.progress import progress
 from speechlab.tasks.image.config import Config
 from speechlab.tasks.image.train import build_model
 from speechlab.tasks.interface import Model
-from speechlab.training.loop import amp_dtype
+from speechlab.training.device import amp_dtype
 
 METHODS = {"plain": "the image as it is", "tta": "views of it averaged, as decode.tta says"}
 SHIFT = 1  # pixels

@@ -17,8 +17,8 @@ from speechlab.errors import UserError
 from speechlab.scoring.metric import METRICS
 from speechlab.tasks.image import layers
 from speechlab.tasks.image.config import Config, LossConfig
+from speechlab.training.device import to_device
 from speechlab.training.interface import Evaluation, Loss
-from speechlab.training.loop import to_device
 
 log = logging.getLogger("speechlab")
 JUDGED = 1000  # images in a batch that is judged

@@ -18,8 +18,8 @@ from speechlab.data.tokens import Tokenizer
 from speechlab.errors import UserError
 from speechlab.scoring.metric import METRICS
 from speechlab.tasks.lm.config import Config
+from speechlab.training.device import to_device
 from speechlab.training.interface import Evaluation, Loss
-from speechlab.training.loop import to_device
 
 log = logging.getLogger("speechlab")
 BOUNDARY, UNKNOWN, PADDING = 0, 1, -100
