@@ -94,8 +94,8 @@ class Recipe:
         if config not in self._asked:
             chosen = ["--config", config] if config else []
             done = subprocess.run(["bash", self.script, *self.words(), *chosen, "--sweep", str(self.file)],
-                                  cwd=self.caller, env={**os.environ, "SPEECHLAB_SWEEP_ASKS": "1"}, stdin=subprocess.DEVNULL,
-                                  capture_output=True, encoding="utf-8", errors="replace")
+                                  cwd=self.caller, env={**os.environ, "SPEECHLAB_SWEEP_ASKS": "1"},
+                                  stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
             if done.returncode:
                 raise UserError(reason(done.stderr) or f"{self.script} ended with {done.returncode}", done.returncode)
             self._asked[config] = json.loads(done.stdout[done.stdout.index('{"exp"'):])

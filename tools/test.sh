@@ -6,7 +6,7 @@ usage() {
     cat <<'END'
 Usage: tools/test.sh [--containers] [--all] [--help] [-- PYTEST ARGUMENTS]
 
-Runs ruff, shellcheck (where there is one) and pytest; pytest holds the order of imports too (tests/unit/test_imports.py).
+Runs ruff, shellcheck (where there is one) and pytest; pytest holds the order of imports too (tests/unit/house/test_imports.py).
   --containers  those marked container too: recipes in podman, in Apptainer and through Slurm, which tests/containers/*_up.sh
                 bring up (they install packages: root and apt-get; 15 GB; ten minutes the first time, else five)
   --all         those marked long as well

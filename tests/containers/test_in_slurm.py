@@ -1,6 +1,6 @@
 """Recipes through a real Slurm of one node, which slurm_up.sh brings up and takes down again.
 
-tests/unit/test_slurm.py has what needs no Slurm: exact lines, every end that a job can come to.
+tests/unit/containers/test_slurm.py has what needs no Slurm: exact lines, every end that a job can come to.
 """
 
 from __future__ import annotations

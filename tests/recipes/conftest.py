@@ -44,3 +44,14 @@ def lab(tmp_path_factory) -> Lab:
     root = tmp_path_factory.mktemp("lab") / "实验室 one"
     root.mkdir()
     return Lab(root)
+
+
+@pytest.fixture(scope="module")
+def trained(lab, request) -> tuple[Lab, Path, str]:
+    """The module's recipe (``TASK``, ``OPTIONS``), run once from end to end: the tree, the experiment, the output."""
+    task, options = request.module.TASK, request.module.OPTIONS
+    status, output = lab.run(task, *options, "--nj", "2")
+    assert status == 0, output
+    config = Path(options[options.index("--config") + 1]).stem
+    corpus = options[options.index("--corpus") + 1]
+    return lab, lab.root / "egs" / task / "exp" / f"{corpus}_{config}", output

@@ -22,14 +22,6 @@ def records(exp, kind):
     return [r for line in (exp / "metrics.jsonl").read_text().splitlines() if (r := json.loads(line))["kind"] == kind]
 
 
-@pytest.fixture(scope="module")
-def trained(lab):
-    """The recipe run once from end to end."""
-    status, output = lab.run(TASK, *OPTIONS, "--nj", "2")
-    assert status == 0, output
-    return lab, lab.root / "egs" / TASK / "exp" / "synthetic_tiny", output
-
-
 def test_it_learns_and_says_so(trained):
     lab, exp, output = trained
     rows = json.loads((exp / "results.json").read_text())

@@ -7,13 +7,6 @@ import pytest
 TASK, OPTIONS = "cifar10", ("--corpus", "synthetic", "--config", "conf/tiny.yaml")
 
 
-@pytest.fixture(scope="module")
-def trained(lab):
-    status, output = lab.run(TASK, *OPTIONS)
-    assert status == 0, output
-    return lab, lab.root / "egs" / TASK / "exp" / "synthetic_tiny", output
-
-
 def test_it_learns_and_says_so(trained):
     lab, exp, output = trained
     rows = {(r["method"], r["metric"]): r["value"] for r in json.loads((exp / "results.json").read_text())}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TOOLS = "bash sh env sed dirname basename id mkdir mktemp cp cat rm mv df awk sha256sum".split()
 
 

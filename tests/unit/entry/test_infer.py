@@ -23,7 +23,7 @@ from speechlab.tasks.asr.long_audio import Token, Transcript, examine, join, pie
 from speechlab.tasks.asr.train import build_model
 from speechlab.training import checkpoint
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RATE = 16000
 UNITS = "一二三四五六七八九十"
 TONES = [300 * 1.25**k for k in range(len(UNITS))]  # Hz

@@ -12,7 +12,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from speechlab.decoding.ngram import END, UNKNOWN, NGram, choose
 
-ORACLE = Path(__file__).parents[2] / "egs" / "aishell_asr" / "local" / "oracle.py"
+ORACLE = Path(__file__).parents[3] / "egs" / "aishell_asr" / "local" / "oracle.py"
 
 
 def sentences(count: int = 60, seed: int = 0) -> list[str]:

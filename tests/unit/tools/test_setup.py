@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # A Python that can make an environment (of itself) and "install" (torch leaves its dist-info); all calls go to $LOG.
 PYTHON = r"""#!/usr/bin/env bash
 echo "$*" >>"$LOG"

@@ -27,7 +27,7 @@ from speechlab.sweep import options, reason
 from speechlab.training import tuning
 from speechlab.training.sweep_file import read
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 needs_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="no optuna (extra `sweep`)")
 
 RUN = """#!/usr/bin/env bash

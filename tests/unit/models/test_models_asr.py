@@ -20,7 +20,7 @@ from speechlab.tasks import from_dict
 from speechlab.tasks import load_config as load
 from speechlab.tasks.asr.train import attention_loss, build_model, collapse_loss, shifted
 
-CONF = Path(__file__).resolve().parents[2] / "egs" / "aishell_asr" / "conf"
+CONF = Path(__file__).resolve().parents[3] / "egs" / "aishell_asr" / "conf"
 SMALL = {"d": 48, "heads": 2, "layers": 2, "dropout": 0.0}
 MODELS = {  # the recipe's configs, each with its encoder made small
     "transformer_ctc": SMALL, "transformer_ce": SMALL, "conv_transformer": {**SMALL, "channels": 8},

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from stages_helper import recipe  # noqa: F401  (a fixture)
 
-EGS = Path(__file__).resolve().parents[2] / "egs"
+EGS = Path(__file__).resolve().parents[3] / "egs"
 RECIPES = sorted(path.parent.name for path in EGS.glob("*/run.sh"))
 
 # A config is JSON here, and a section's name is said in it.

@@ -17,7 +17,7 @@ from speechlab.errors import UserError
 from speechlab.training import checkpoint
 from speechlab.training.optim import OptimConfig, learning_rate
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # A regression with a LayerNorm; each batch is a different length, so that a mean of means would be wrong.
 TOY = textwrap.dedent("""

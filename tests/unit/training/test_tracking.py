@@ -15,7 +15,7 @@ from speechlab.errors import UserError
 from speechlab.training import tracking
 from speechlab.training.tracking import Tracker, flat
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def events(exp):

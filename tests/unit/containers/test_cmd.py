@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CMD = Path(__file__).resolve().parents[2] / "containers" / "cmd.sh"
+CMD = Path(__file__).resolve().parents[3] / "containers" / "cmd.sh"
 TOOLS = "bash sh env sed dirname basename readlink uname id tr grep mkdir tee ls cat sleep tail cksum od".split()
 GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
 

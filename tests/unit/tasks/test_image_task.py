@@ -28,7 +28,7 @@ from speechlab.training.distributed import World
 from speechlab.training.loop import REQUEUE, Trainer
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def config(**sections):
