@@ -128,7 +128,7 @@ def _header(path: Path) -> tuple[int, int, int] | None:
                 if picture.getexif().get(0x0112, 1) >= 5:  # orientation: it lies on its side
                     width, height = height, width
                 return height, width, 1 if picture.mode in _GREY else 3
-    except Exception:  # decoders raise just about anything; _read will say what
+    except Exception:  # decoders raise just about anything; read_image will say what
         return None
 
 
@@ -159,7 +159,7 @@ def _images(folder: Path, out: Path, split: str, rows: list[Row], shape: tuple[i
     """The images of ``rows``, None for each that can't be read; at the end, what is wrong with too many of them."""
     good: Counter[str] = Counter()
     here = []
-    for row, image in zip(rows, threaded(lambda row: _read(folder / row["path"], shape), rows, nj)):
+    for row, image in zip(rows, threaded(lambda row: read_image(folder / row["path"], shape), rows, nj)):
         if isinstance(image, str):
             bad[row["path"]] = image
             here.append(row["path"])
@@ -179,7 +179,7 @@ def _images(folder: Path, out: Path, split: str, rows: list[Row], shape: tuple[i
     print(f"warning: {what}: left out, see {listing}", file=sys.stderr)
 
 
-def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray | str:
+def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray | str:
     """The image as (height, width, channels) uint8, or why it can't be read."""
     from PIL import Image, ImageOps
 
