@@ -16,11 +16,12 @@ import soxr
 import torch
 
 from speechlab import config, infer, tasks
+from speechlab.data.pieces import GAP, examine, pieces, quietest
 from speechlab.data.tokens import Tokenizer
 from speechlab.errors import UserError
 from speechlab.tasks.asr import infer as hearing
 from speechlab.tasks.asr import long_audio
-from speechlab.tasks.asr.long_audio import Token, Transcript, examine, join, pieces, quietest
+from speechlab.tasks.asr.long_audio import Token, Transcript, join
 from speechlab.tasks.asr.train import build_model
 from speechlab.training import checkpoint
 
@@ -388,7 +389,7 @@ def test_silence_is_left_out_where_it_passes_a_pieces_end(tmp_path):
         noise = 0.1 * np.random.default_rng(0).choice([-1, 1], size=round(said * RATE))
         wav = write(tmp_path / "a.wav", np.r_[noise, np.zeros(round(silent * RATE)), noise])
         found = list(pieces(wav, 2, 1, cut=False))
-        if silent > long_audio.GAP:
+        if silent > GAP:
             assert [(len(p.samples), p.last) for p in found] == [(len(noise), False), (len(noise), True)]
             assert found[1].start == pytest.approx(said + silent) and found[1].samples[0]
         else:
