@@ -1,4 +1,4 @@
-"""An n-gram language model's section of a config, and its estimate from transcripts and other text.
+"""The config's section for an n-gram language model, and how the model is estimated from transcripts and other text.
 
 A recipe's stage 3 makes the model: speechlab/tasks/asr/ngram.py.
 """
@@ -19,15 +19,13 @@ from speechlab.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LMConfig:
-    """Section ``lm``.
+    """Section ``lm``: the n-gram language model that the recogniser's beam search weighs."""
 
-    order: 4 is a 4-gram. distinct: a sentence counts once, however many times it was recorded: in read speech that is
-    how many people were given it to read, and says nothing of the language (conversations want false). own_weight:
-    beside more text (``--text``), which is larger and of other kinds, a transcript counts so many times.
-    """
-
-    order: int = 3
+    order: int = 3  # length of the longest n-grams in tokens: 4 is a 4-gram model
+    # Count each sentence once. In read speech, how often a sentence was recorded says only how many people were given
+    # it to read. Set it to false for conversations, where frequent sentences really are frequent.
     distinct: bool = True
+    # How many times a transcript counts where there is more text (--text): that text is larger, but of another kind.
     own_weight: float = 10.0
 
     def __post_init__(self) -> None:
@@ -37,13 +35,23 @@ class LMConfig:
             raise ValueError(f"own_weight is {self.own_weight:g}; it must be over 0")
 
     def name(self) -> str:
-        """The folder's name: four hex digits of what defines the model, apart from its texts and units."""
+        """The folder's name: ``lm-`` and four hex digits of these settings (not of the texts and units)."""
         return f"lm-{short_hash(dataclasses.asdict(self))}"
 
 
 def estimate(texts: Iterable[str], tokenizer: Tokenizer, config: LMConfig, more_text: Path | None = None,
              language: str | None = None) -> NGram:
-    """The model of training transcripts, and of a file of more, whose lines are normalised as transcripts are."""
+    """Estimate the model.
+
+    Args:
+        texts: the training transcripts, normalised.
+        tokenizer: splits text into the tokens of the model.
+        config: the section ``lm``.
+        more_text: a file of more text (UTF-8, one sentence per line), which is normalised as transcripts are.
+        language: of that file (``zh``, ``en``...).
+    Raises:
+        UserError: ``more_text`` is missing, not UTF-8, or without words.
+    """
     sentences = list(dict.fromkeys(texts) if config.distinct else texts)
     more = _read(more_text, language) if more_text else []
     if config.distinct:

@@ -27,21 +27,17 @@ PIECES = ("bpe", "unigram")  # kinds that SentencePiece makes
 
 @dataclasses.dataclass(frozen=True)
 class TokensConfig:
-    """Section ``tokens``.
+    """Section ``tokens``: the units that the model writes, and those of a second target that helps it to learn."""
 
-    kind: of the units that are written: characters, or pieces of words that SentencePiece chooses (``bpe``, Sennrich et
-    al. 2016, arXiv:1508.07909; ``unigram``, Kudo 2018, arXiv:1804.10959). vocab_size: of those, with blank and unknown.
-    min_count: how often a character must be seen in training to get a number; pieces have all that are seen.
-    auxiliary: units of a second target for the encoder's lower layers (section ``loss``): ``phone`` (initials and tonal
-    finals) or ``syllable``, both of Chinese text by pypinyin; ``arpabet``, of English by CMU's dictionary; or none.
-    factored: a unit's output weights share those of its auxiliary units (models/asr.py, FactoredHead).
-    """
-
+    # char: characters. bpe (Sennrich et al. 2016, arXiv:1508.07909) and unigram (Kudo 2018, arXiv:1804.10959): pieces
+    # of words, which SentencePiece chooses.
     kind: Literal["char", "bpe", "unigram"] = "char"
-    min_count: int = 1
+    min_count: int = 1  # characters that the training text has fewer times become <unk>; kind = char only
+    # Units of a second CTC target, for a lower block of the encoder (loss.layer). phone (initials and tonal finals) and
+    # syllable: of Chinese text, by pypinyin. arpabet: of English text, by the CMU dictionary. "": no second target.
     auxiliary: Literal["", "phone", "syllable", "arpabet"] = ""
-    factored: bool = False
-    vocab_size: int = 0
+    factored: bool = False  # units that share an auxiliary unit share output weights (models/asr.py, FactoredHead)
+    vocab_size: int = 0  # number of units, <blank> and <unk> counted; bpe and unigram need it, 0 for char
 
     def __post_init__(self) -> None:
         if self.kind in PIECES and self.vocab_size < 3:
@@ -58,7 +54,7 @@ class TokensConfig:
     def name(self) -> str:
         """The folder's name: kind and four hex digits of what defines the units."""
         defines = dataclasses.asdict(self)
-        if not self.vocab_size:  # a younger field: the folders of configs without it keep their names
+        if not self.vocab_size:  # a later field: folders of configs without it keep their names
             del defines["vocab_size"]
         return f"{self.kind}-{short_hash(defines)}"
 
@@ -73,9 +69,15 @@ SPLIT: dict[str, Callable[[str], list[str]]] = {
 
 
 class Tokenizer:
-    """Text as units of one kind; in characters and pieces a space between words is the sign ``▁``.
+    """Turns text into numbers of units and back. In characters and pieces, ``▁`` stands for a space between words.
 
-    ``model`` is SentencePiece's (for the kinds in :data:`PIECES`), as base64: tokens.json or a checkpoint has it all.
+    Args:
+        units: every unit once; ``<blank>`` and ``<unk>`` come first.
+        kind: a key of :data:`SPLIT`, or one of :data:`PIECES`.
+        model: SentencePiece's model as base64, for the kinds in :data:`PIECES`. So tokens.json and checkpoints need no
+            other file.
+    Raises:
+        UserError: for units that begin otherwise or repeat, an unknown kind, or a model that has other units.
     """
 
     def __init__(self, units: Sequence[str], kind: str = "char", model: str = ""):
@@ -92,14 +94,19 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], kind: str = "char", min_count: int = 1, vocab_size: int = 0) -> Tokenizer:
-        """The units of ``texts``: the most frequent first, or the ``vocab_size`` pieces that SentencePiece chooses."""
+        """Choose the units of ``texts``: all that occur ``min_count`` times, the most frequent first; for the kinds in
+        :data:`PIECES`, the ``vocab_size`` pieces that SentencePiece chooses.
+
+        Raises:
+            UserError: the texts are empty, or ``vocab_size`` is too large or too small for them.
+        """
         if kind in PIECES:
             model = _train_pieces(list(texts), kind, vocab_size)
             processor = _sentencepiece(kind).SentencePieceProcessor(model_proto=model)
             units = [processor.id_to_piece(i) for i in range(len(processor))]
             return cls(units, kind, base64.b64encode(model).decode())
         counts = Counter(unit for text in texts for unit in SPLIT[kind](text))
-        counts.pop(UNKNOWN, None)  # a word that no dictionary reads
+        counts.pop(UNKNOWN, None)  # stands for words that the dictionary does not have
         units = sorted((u for u, n in counts.items() if n >= min_count), key=lambda u: (-counts[u], u))
         if not units:
             raise UserError(_EMPTY)
@@ -107,7 +114,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path, part: str = "main") -> Tokenizer:
-        """Read ``tokens.json`` from a folder: its part ``main``, or ``auxiliary``."""
+        """Read ``tokens.json`` from a folder: its part ``main``, or ``auxiliary``. UserError if it can't be read."""
         path = Path(folder) / "tokens.json"
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8"))[part])
@@ -117,7 +124,7 @@ class Tokenizer:
             raise UserError(f"{path} is not a token list: delete it and run --stage 3") from None
 
     def encode(self, text: str) -> list[int]:
-        """Text to token indices; what is not in the list becomes the unknown token."""
+        """Text to token indices; a unit that is not in the list becomes the unknown token (1)."""
         if self._pieces is not None:
             return self._pieces.encode(text)
         return [self._index.get(unit, 1) for unit in SPLIT[self.kind](text)]
@@ -130,7 +137,7 @@ class Tokenizer:
         return " ".join(units)
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`load` and the constructor read: plain types."""
+        """The constructor's arguments as plain types, for tokens.json and checkpoints."""
         return {"kind": self.kind, "units": self.units, **({"model": self.model} if self.model else {})}
 
 
@@ -147,7 +154,7 @@ def _sentencepiece(kind: str) -> Any:
 
 
 def _processor(model: str, units: list[str]) -> Any:
-    """SentencePiece's processor of a base64 model, checked to have just these units."""
+    """SentencePiece's processor for a base64 model. UserError unless the model has exactly these units."""
     sentencepiece = _sentencepiece("bpe or unigram")
     try:
         found = sentencepiece.SentencePieceProcessor(model_proto=base64.b64decode(model, validate=True))
@@ -161,11 +168,12 @@ def _processor(model: str, units: list[str]) -> Any:
 
 
 def _train_pieces(texts: list[str], kind: str, vocab_size: int) -> bytes:
-    """A SentencePiece model whose numbers are ours: 0 blank, 1 unknown, no sentence boundaries.
+    """Train a SentencePiece model that numbers units as we do: 0 is blank, 1 is unknown, no sentence boundaries.
 
-    Nothing is left to chance or to the machine: every line counts, in the order given, on one thread, and text is
-    taken as :mod:`speechlab.data.text` leaves it. A ``▁`` is put before a line's first word, so that a word is the same
-    piece wherever it stands; but not in text with hanzi, which has no spaces that it would be the first of.
+    The same texts give the same model on every machine: all lines are used in the given order, on one thread, and
+    SentencePiece does not normalise text again (:mod:`speechlab.data.text` has done so). A ``▁`` is put before a line's
+    first word, so that a word has the same pieces at the beginning of a line as inside it. Text with hanzi has no
+    spaces between words, and gets no such ``▁``.
     """
     sentencepiece = _sentencepiece(kind)
     if not any(text.strip() for text in texts):
