@@ -16,7 +16,7 @@ choose_text lm_text lm mini=zh_text  # $lm_text becomes a file or ""; the folder
 data=data/$name features=$data/$features tokens=$data/$tokens lm=$tokens/$lm
 lm_exp=exp/${name}_$(stem "$lm_conf") exp=${exp:-exp/${name}_$(stem "$config")$tag}
 
-# Both go into downloads/, once for all recipes. Transcripts are short: the language model learns from other text too.
+# Corpus and text go into downloads/, once for all recipes. Transcripts are few: a language model needs more text.
 [ "$data_dir" ] || stage 0 "Fetch the corpus" --out "$whole" -- python -m speechlab.corpora "$module" --to "$downloads"
 [ "$lm_text" != "$downloads/zh_text/text.txt" ] ||
 stage 0 "Fetch text for the language model" --out "$lm_text" -- python -m speechlab.corpora zh_text --to "$downloads"
