@@ -1,10 +1,17 @@
-"""Number types and batches on a device."""
+"""Number types and batches on a device, and a bound on what CPUs keep for shapes that they have seen."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
+
+# oneDNN keeps compiled code and buffers for each shape that it has computed, 1,024 shapes by default. Batches of speech
+# have a new shape nearly every time: a training grew by gigabytes and gained nothing (egs/aishell_asr/RESULTS.md). Both
+# variables are read at the first operation on a CPU, so it is early enough here. What the user has set stays.
+for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, "16")
 
 
 def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:

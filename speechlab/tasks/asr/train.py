@@ -60,6 +60,27 @@ def attention_loss(logits: Tensor, y: Tensor, y_lens: Tensor, smoothing: float) 
     return Loss(total, (y_lens + 1).sum().to(total))
 
 
+def guided_loss(looks: list[Tensor], frames: Tensor, tokens: Tensor, width: float) -> Loss:
+    """How far from the diagonal attention looks (Tachibana et al. 2018, arXiv 1710.08969, section 3.2).
+
+    Args:
+        looks: by block, (B, heads, U, T), how tokens weigh the encoder's frames; each row sums to 1.
+        frames, tokens: (B,) how many each utterance has.
+        width: g of the penalty 1 - exp(-(u / U - t / T)^2 / 2 g^2).
+    Returns:
+        The penalty, summed over tokens (averaged over blocks and heads), and how many they are. Per token it lies
+        between 0 and 1.
+    """
+    size_u, size_t = looks[0].shape[2:]
+    device = looks[0].device
+    u = torch.arange(size_u, device=device)[None, :, None] / tokens[:, None, None]
+    t = torch.arange(size_t, device=device)[None, None, :] / frames[:, None, None]
+    penalty = 1 - torch.exp(-((u - t) ** 2) / (2 * width**2))
+    kept = padding_mask(tokens, size_u)[:, :, None] & padding_mask(frames, size_t)[:, None, :]
+    total = sum((look.mean(1) * penalty * kept).sum() for look in looks) / len(looks)
+    return Loss(total, tokens.sum().to(total))
+
+
 class AsrTraining:
     """Training and judging a recogniser on ``data/<corpus>`` (see speechlab/training/interface.py)."""
 
@@ -106,8 +127,13 @@ class AsrTraining:
                 low = collapse_loss(found.low, found.low_lengths, batch["z"], batch["z_lens"])
                 parts.append((config.ctc * share, low))
         if model.decoder is not None:
-            logits = model.decoder(found.memory, found.mask, shifted(y, y_lens)[0])
+            looks: list[Tensor] | None = [] if config.guided else None
+            logits = model.decoder(found.memory, found.mask, shifted(y, y_lens)[0], looks)
             parts.append((1 - config.ctc, attention_loss(logits, y, y_lens, config.label_smoothing)))
+            if looks:
+                later = looks[1:] or looks  # the first block has seen no more than a token or two
+                guided = guided_loss(later, found.lengths, y_lens + 1, config.guided_width)
+                parts.append(((1 - config.ctc) * config.guided, guided))
         count = y_lens.sum().to(found.memory.dtype if found.memory.dtype == torch.float64 else torch.float32)
         total = sum(weight * part.total / part.count.clamp(min=1) for weight, part in parts) * count
         return Loss(total, count)
