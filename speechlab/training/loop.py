@@ -20,7 +20,7 @@ from speechlab.errors import UserError
 from speechlab.files import write_json, write_text
 from speechlab.progress import wants_bar
 from speechlab.training import checkpoint
-from speechlab.training.device import amp_dtype, shape_of, to_device
+from speechlab.training.device import amp_dtype, give_back, shape_of, to_device
 from speechlab.training.distributed import Losses, World
 from speechlab.training.interface import Loader, Trainable, record_key
 from speechlab.training.optim import OptimConfig, build_optimizer, learning_rate
@@ -146,6 +146,7 @@ class Trainer:
                 bar.update()
             if self.step % self.config.log_steps == 0 or self.step == 1:
                 self.memory = self.world.gather(memory_gb(self.world.device))
+                give_back()
                 if tracker:
                     self._log_step(tracker, step.norm, lr, seen / (now - logged), self.seconds + now - started,
                                    f"{self.batch}/{size}", logging.DEBUG if bar is not None else logging.INFO)

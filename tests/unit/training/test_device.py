@@ -43,3 +43,27 @@ print(peak() - before)
     if grown["1024"] < 30:
         pytest.skip(f"this CPU's kernels keep next to nothing: {grown}")
     assert grown["16"] < grown["1024"] / 2, grown
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap")
+def test_free_memory_goes_back_to_the_system():
+    """Every second of many small blocks is freed: the heap keeps the gaps until it is told to give them back."""
+    code = """
+import numpy as np
+from speechlab.training.device import _malloc_trim, give_back
+def now(): return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
+if _malloc_trim() is None:
+    print("skip"); raise SystemExit
+blocks = [np.ones(12_000) for _ in range(3000)]  # 96 kB each: below the size that malloc maps by itself
+full = now()
+del blocks[::2]
+kept = now()
+give_back()
+print(full, kept, now())
+"""
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "MALLOC_TOP_PAD_": "0", "GLIBC_TUNABLES": ""})
+    if done.stdout.strip() == "skip":
+        pytest.skip("no malloc_trim here")
+    full, kept, after = map(float, done.stdout.split())
+    assert full - kept < 40 and kept - after > 100, done.stdout
