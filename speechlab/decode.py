@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m speechlab.decode", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exp", type=Path, help="the experiment's folder")
-    parser.add_argument("--data", required=True, type=Path, help="the folder of manifests and features, or of images")
+    parser.add_argument("--data", required=True, type=Path, help="the folder that the recipe's data stages made")
     parser.add_argument("--methods", default="all", help="names from below, or all that the model can (default)")
     parser.add_argument("--sets", default="", help="test sets (default: every test... of --data)")
     parser.add_argument("--config", type=Path,

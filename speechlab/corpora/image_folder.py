@@ -137,7 +137,7 @@ def _header(path: Path) -> tuple[int, int, int] | None:
                 if picture.getexif().get(0x0112, 1) >= 5:  # the orientation: the picture lies on its side
                     width, height = height, width
                 return height, width, 1 if picture.mode in _GREY else 3
-    except Exception:  # decoders raise errors of many kinds; _read will say what is wrong
+    except Exception:  # decoders raise errors of many kinds; read_image will say what is wrong
         return None
 
 
@@ -168,7 +168,7 @@ def _images(folder: Path, out: Path, split: str, rows: list[Row], shape: tuple[i
     """Yield the images of ``rows``, None for each that can't be read. A UserError at the end if these are too many."""
     good: Counter[str] = Counter()
     here = []
-    for row, image in zip(rows, threaded(lambda row: _read(folder / row["path"], shape), rows, nj)):
+    for row, image in zip(rows, threaded(lambda row: read_image(folder / row["path"], shape), rows, nj)):
         if isinstance(image, str):
             bad[row["path"]] = image
             here.append(row["path"])
@@ -188,7 +188,7 @@ def _images(folder: Path, out: Path, split: str, rows: list[Row], shape: tuple[i
     print(f"warning: {what}: left out, see {listing}", file=sys.stderr)
 
 
-def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray | str:
+def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray | str:
     """The image as (height, width, channels) uint8, or why it can't be read."""
     from PIL import Image, ImageOps
 

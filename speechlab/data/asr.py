@@ -1,4 +1,4 @@
-"""Batches for speech recognition: features, as for any task on cuts (speechlab/data/speech.py), with text as target."""
+"""Batches for speech recognition: text as targets. What any task on cuts needs is in speechlab/data/speech.py."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from speechlab.data.augment import SpecAugment, item_rng
-from speechlab.data.speech import CachedFeatures, DataConfig, EpochLoader, read_split
 from speechlab.data.tokens import Tokenizer
-
-__all__ = ["CachedFeatures", "DataConfig", "EpochLoader", "SpeechDataset", "read_split"]
 
 
 class SpeechDataset(Dataset):

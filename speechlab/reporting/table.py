@@ -23,7 +23,7 @@ from speechlab.reporting.metrics import (
 
 # The columns that every recipe's table starts with; the figures of results.json stand after last_loss.
 CORE = ["experiment", "model", "optimiser", "learning_rate", "batch", "epochs", "first_loss", "last_loss"]
-RUN = ["grad_norm", "parameters", "wall_time", "device", "gpus", "torch", "engine"]
+RUN = ["grad_norm", "parameters", "wall_time", "memory_gb", "device", "gpus", "torch", "engine"]
 MARKS = ("config.yaml", "env.json", "metrics.jsonl", "results.json", "sweep.json")
 # Config keys that have a core column already.
 _SHOWN = {"model.class", "optim.name", "optim.lr", "data.max_duration"}
@@ -91,6 +91,7 @@ def _row(path: Path, config: dict[str, Any]) -> tuple[dict[str, str], dict[str, 
         "grad_norm": _short(statistics.median(norms) if norms else None),
         "parameters": _text(env.get("parameters")),
         "wall_time": f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}" if seconds else "",
+        "memory_gb": _short(env.get("memory_sum_gb")),
         "device": _text(env.get("device")),
         "gpus": _text(env.get("gpus")),
         "torch": _text(versions.get("torch") if isinstance(versions := env.get("versions"), dict) else None),

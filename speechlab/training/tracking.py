@@ -91,7 +91,7 @@ def _cpu() -> str:
 
 
 def memory_gb(device: torch.device) -> float:
-    """The peak so far: of the GPU's allocator, or of the process on a CPU."""
+    """The peak of this process so far, in GB: of the GPU's allocator, or of the process's memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -83,6 +83,42 @@ def test_entering_at_a_stage_and_another_beam(trained):
     assert status != 0 and "--tag" in output and "--force" in output, "a stale training is kept"
 
 
+def test_a_changed_decode_section_is_what_is_done_and_why_is_kept(trained):
+    """In the YAML, not by --set: stage 5 runs again, with what it says, and its log and record hold the reason."""
+    lab, exp, _ = trained
+    recipe = exp.parent.parent
+    text = (recipe / "conf" / "tiny.yaml").read_text(encoding="utf-8")
+    own = (*OPTIONS[:2], "--config", "conf/own.yaml", "--exp", str(exp), "--decode", "ctc_beam joint")
+    try:
+        text += "\ndecode: {nbest: 3, beam: 4, ctc_beam: 8}\n"
+        (recipe / "conf" / "own.yaml").write_text(text, encoding="utf-8")
+        status, output = lab.run(TASK, *own)
+        assert status == 0 and "speechlab.train" not in output, output
+        lines = [json.loads(line) for line in (exp / "decode/ctc_beam/test/hyp.jsonl").read_text().splitlines()]
+        assert max(len(line.get("nbest", [1])) for line in lines) == 3
+        assert set(json.loads((exp / "decode/methods.json").read_text())) == {"ctc_beam", "joint"}
+        assert not (exp / "decode" / "attention").exists(), "what is not asked for any more is not scored any more"
+        assert {row["method"] for row in json.loads((exp / "results.json").read_text())} == {"ctc_beam", "joint"}
+        record = json.loads((exp / "decode/.stages/5_decode.json").read_text())
+        assert "nbest was 16, is 3" in record["why"] and record["config"]["decode.nbest"] == 3
+        assert f"# why: {record['why']}" in (exp / "decode/log/5_decode.log").read_text()
+    finally:
+        status, output = lab.run(TASK, *OPTIONS)  # as it was, for the tests that follow
+        assert status == 0, output
+
+
+def test_the_worst_can_be_heard_and_alignments_seen(trained):
+    lab, exp, _ = trained
+    found = json.loads((exp / "mistakes.json").read_text())
+    assert {one["method"] for one in found["sets"]} == METHODS and {one["view"] for one in found["sets"]} == {"aligned"}
+    first = next(one for one in found["sets"] if one["method"] == "attention")["items"][0]
+    assert found["media"][first["clip"]].startswith("data:audio/") and first["picture"] in found["media"]
+    pictures = sorted((exp / "attention").glob("epoch-*.png"))
+    assert len(pictures) == 24
+    page = (exp / "report.html").read_text(encoding="utf-8")
+    assert found["media"][first["clip"]][:60] in page and len(page) < 6_000_000
+
+
 def test_killed_while_training_it_goes_on(lab, trained):
     """kill -9 on everything in the middle of training, then the same command: the losses of an undisturbed run."""
     _, whole, _ = trained

@@ -151,7 +151,8 @@ class AsrTraining:
             frames = int(found.lengths[row])
             given = F.pad(batch["y"][row:row + 1, :size], (1, 0), value=BOUNDARY)
             weights = model.decoder.alignment(found.memory[row:row + 1, :frames], given)[:, 0].mean(1)
-            blocks = [matrix(block.float().cpu().numpy()) for block in weights]
+            scale = max(2, min(10, 320 // max(frames, 1)))
+            blocks = [matrix(block.float().cpu().numpy(), scale) for block in weights]
             gap = np.full((blocks[0].shape[0], 6, 1), 255, np.uint8)
             pictures[batch["ids"][row]] = np.concatenate([part for block in blocks for part in (block, gap)][:-1], 1)
         return pictures

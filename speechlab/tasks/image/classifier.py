@@ -58,7 +58,7 @@ class Classifier(Model):
         method = method or list(self.methods())[-1]
         if method not in self.methods():
             raise UserError(f"no method '{method}': there are {', '.join(self.methods())}", 2)
-        pixels = picture(source, (*self.size, self.channels))
+        pixels = picture(source, (*self.size, self.channels)).copy()  # PIL gives what can only be read
         found = self.probabilities(torch.from_numpy(pixels)[None], method)[0]
         order = found.argsort(descending=True).tolist()
         probs = {self.classes[i]: round(float(found[i]), 6) for i in order}

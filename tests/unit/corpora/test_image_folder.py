@@ -219,7 +219,7 @@ def test_a_class_of_which_nothing_can_be_read(tmp_path, capsys):
 
 def one(tmp_path, image, shape=(2, 2, 3), name="a.png", **options):
     image.save(tmp_path / name, **options)
-    found = image_folder._read(tmp_path / name, shape)
+    found = image_folder.read_image(tmp_path / name, shape)
     assert not isinstance(found, str), found
     return found[..., 0].tolist() if shape[2] == 1 else found.tolist()
 
@@ -236,7 +236,7 @@ def test_modes(tmp_path):
     assert one(tmp_path, Image.fromarray(clear), (2, 2, 1)) == [[255, 100], [200, 255]]  # what is clear is white
     assert one(tmp_path, Image.fromarray(grey > 99), (2, 2, 1)) == [[0, 255], [255, 255]]
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "f.tif")
-    assert "real numbers" in image_folder._read(tmp_path / "f.tif", (2, 2, 1))
+    assert "real numbers" in image_folder.read_image(tmp_path / "f.tif", (2, 2, 1))
 
 
 def test_a_photograph_is_turned_upright(tmp_path):
@@ -245,7 +245,8 @@ def test_a_photograph_is_turned_upright(tmp_path):
     exif[0x0112] = 6  # its top is on the right
     lying.save(tmp_path / "a.png", exif=exif)
     assert image_folder._header(tmp_path / "a.png") == (4, 3, 1)
-    assert np.array_equal(image_folder._read(tmp_path / "a.png", (4, 3, 1))[..., 0], np.rot90(np.asarray(lying), -1))
+    found = image_folder.read_image(tmp_path / "a.png", (4, 3, 1))
+    assert np.array_equal(found[..., 0], np.rot90(np.asarray(lying), -1))
 
 
 def test_scaling_keeps_the_aspect_and_the_middle(tmp_path):

@@ -16,10 +16,12 @@ import soxr
 import torch
 
 from speechlab import config, infer, tasks
+from speechlab.data.pieces import GAP, examine, pieces, quietest
 from speechlab.data.tokens import Tokenizer
+from speechlab.errors import UserError
 from speechlab.tasks.asr import infer as hearing
 from speechlab.tasks.asr import long_audio
-from speechlab.tasks.asr.long_audio import Token, Transcript, examine, join, pieces, quietest
+from speechlab.tasks.asr.long_audio import Token, Transcript, join
 from speechlab.tasks.asr.train import build_model
 from speechlab.training import checkpoint
 
@@ -387,7 +389,7 @@ def test_silence_is_left_out_where_it_passes_a_pieces_end(tmp_path):
         noise = 0.1 * np.random.default_rng(0).choice([-1, 1], size=round(said * RATE))
         wav = write(tmp_path / "a.wav", np.r_[noise, np.zeros(round(silent * RATE)), noise])
         found = list(pieces(wav, 2, 1, cut=False))
-        if silent > long_audio.GAP:
+        if silent > GAP:
             assert [(len(p.samples), p.last) for p in found] == [(len(noise), False), (len(noise), True)]
             assert found[1].start == pytest.approx(said + silent) and found[1].samples[0]
         else:
@@ -481,6 +483,26 @@ def test_bad_experiments_and_options(run, recipe, tmp_path, capsys, monkeypatch)
                         (["--set", "decode.beem=3"], "did you mean 'beam'")):
         assert words in run("ctc", wav, *args, status=2).err
     assert "no lm.json" in run("ctc", wav, "--lm", tmp_path, status=1).err.replace(str(tmp_path) + os.sep, "")
+
+
+def test_from_python_as_from_the_shell(run, recipe, tmp_path):
+    """speechlab.load(exp) on a path and on an array gives what infer --json gives."""
+    wav = write(tmp_path / "a.wav", sound("三一四"), subtype="FLOAT")
+    (said,) = objects(run, "ctc", wav)
+    model = tasks.load(recipe / "exp" / "ctc")
+    assert model(wav) == model(str(wav)) == said
+    samples = soundfile.read(wav, dtype="float32")[0]
+    assert model(samples, rate=RATE) == {**said, "file": None}
+    assert model(np.stack([samples, samples]), rate=RATE)["text"] == "三一四"  # channels are averaged
+    assert model((samples * 32767).astype(np.int16), rate=RATE)["text"] == "三一四"
+    assert model(soxr.resample(samples, RATE, 44100), rate=44100)["text"] == "三一四"
+    assert model(wav, method="ctc_beam")["text"] == "三一四" and list(model.methods()) == ["ctc_greedy", "ctc_beam"]
+    for call, words in ((lambda: model(samples), "need their sample rate"), (lambda: model(wav, rate=8000), "its own"),
+                        (lambda: model(tmp_path / "none.wav"), "no such file"),
+                        (lambda: model(wav, method="joint"), "no attention decoder")):
+        with pytest.raises(UserError, match=words):
+            call()
+    forget()
 
 
 def test_a_language_model(run, recipe, tmp_path):

@@ -20,7 +20,7 @@ from speechlab.features.fbank import extract
 ROOT = Path(__file__).parents[3]
 YAML = """
 task: image
-model: {class: 'speechlab.models.images:MLP', hidden: 16}
+model: {class: 'speechlab.models.images:MLP', hidden: [16]}
 data: {batch_size: 32}
 optim: {lr: 1e-2, warmup: 5}
 train: {epochs: 2, tensorboard: false, accum: 1, amp: 'off'}

@@ -48,7 +48,12 @@ def test_command_line_over_yaml_over_defaults(write):
     ({}, ["model.class=speechlab.models.asr:Conformr"], ["has no 'Conformr'", "'Conformer'"]),
     ({}, ["model.class=speechlab.models.nothing:X"], ["no module 'speechlab.models.nothing'"]),
     ({}, ["model.class=Conformer"], ["not of the form"]),
-    ({"task": "asrr"}, [], ["no task 'asrr'", "asr"]),
+    ({"task": "asrr"}, [], ["no task 'asrr'", "did you mean 'asr'"]),
+    ({"task": "layers"}, [], ["no task 'layers'", "asr, image, lm"]),
+    ({"task": "interface"}, [], ["no task 'interface'"]),
+    ({"task": "local.nothing"}, [], ["there is no local/nothing.py"]),
+    ({"tokens": {"auxiliary": "phone"}, "model": {"class": "speechlab.models.asr:Transformer"}}, [],
+     ["tokens.auxiliary judges a block of the encoder", "speechlab.models.asr:Conformer"]),
 ])
 def test_a_mistake_is_one_line(write, sections, sets, words):
     with pytest.raises(UserError) as error:
@@ -66,6 +71,13 @@ def test_files_that_are_no_config(tmp_path):
     for name, word in (("bad.yaml", "not plain YAML"), ("list.yaml", "task"), ("none.yaml", "no config")):
         with pytest.raises(UserError, match=word):
             tasks.load_config(tmp_path / name)
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("task: asr\noptim:\n  lr: 1e-3\n  name: adamw\n  lr: 1e-4\nmodel: {class: 'a:B'}\n")
+    with pytest.raises(UserError, match="line 5: the key 'lr' stands twice \\(first in line 3\\)"):
+        tasks.load_config(path)
 
 
 def test_yaml_cannot_construct_objects(tmp_path):

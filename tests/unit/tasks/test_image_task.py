@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from image_helper import CLASSES, make_pack, pictures
+from PIL import Image
 from torch import nn
 
-from speechlab import decode
+from speechlab import decode, infer
 from speechlab.config import dump, override
 from speechlab.data.augment import seed_everything
 from speechlab.data.images import write_pack
@@ -245,6 +247,37 @@ def test_decode_writes_a_line_an_image(trained, pack, capsys):
     assert "64 images" in capsys.readouterr().out
     assert decode.main([str(exp), "--data", str(pack), "--set", "decode.tta=none", "--methods", "all"]) == 0
     assert list(json.loads((exp / "decode/methods.json").read_text())) == ["plain"]
+
+
+def test_a_changed_section_decode_is_what_decoding_goes_by(trained, pack, tmp_path):
+    """The config's, where it is given, over the checkpoint's; and what it no longer asks for does not stay."""
+    exp = trained[1]
+    own = {**checkpoint.load(exp / "checkpoints" / "final.pt")["config"], "decode": {"tta": "flip"}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    given = [str(exp), "--data", str(pack), "--config", str(tmp_path / "own.yaml")]
+    assert decode.main(given) == 0
+    assert json.loads((exp / "decode/methods.json").read_text())["tta"] == {"tta": "flip"}
+    assert decode.main([*given, "--set", "decode.tta=none"]) == 0
+    assert not (exp / "decode/tta").exists() and (exp / "decode/plain/test/pred.jsonl").exists()
+    (tmp_path / "own.yaml").write_text("task: lm\nmodel: {class: 'speechlab.models.lm:TransformerLM'}\n")
+    assert decode.main(given) == 2
+
+
+def test_infer_answers_on_pictures(trained, tmp_path, capsys):
+    exp, (images, labels) = trained[1], pictures(8, 1, 77)
+    (tmp_path / "图 s").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image[..., 0]).resize((32, 32)).save(tmp_path / "图 s" / f"{number}.png")
+    (tmp_path / "图 s" / "notes.txt").write_text("passed over")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert infer.main([str(exp), str(tmp_path / "图 s"), str(tmp_path / "broken.png"), "--json"]) == 1
+    said = capsys.readouterr()
+    found = [json.loads(line) for line in said.out.splitlines()]
+    assert len(found) == 9 and found[-1]["hyp"] is None and "broken.png" in said.err
+    assert sum(one["hyp"] == CLASSES[label] for one, label in zip(found, labels)) >= 6
+    assert all(abs(sum(one["probs"].values()) - 1) < 1e-4 for one in found[:-1])
+    assert infer.main([str(exp), str(tmp_path / "图 s" / "0.png")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / '图 s' / '0.png'}\t{found[0]['hyp']}\t{found[0]['prob']:.4f}\n"
 
 
 @pytest.mark.parametrize(("options", "status", "says"), [
