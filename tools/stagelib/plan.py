@@ -162,7 +162,7 @@ class Plan:
         return shlex.join([*words, *more])
 
     def maker(self, path: str) -> Stage | None:
-        """The stage that makes ``path``: an output of it, something in or beside an output, or a pattern for outputs."""
+        """The stage that makes ``path``: an output of it, or what lies in or beside one, or a pattern for one."""
         fixed = path.partition("*")[0]
         for good in (lambda out: out == path, lambda out: path.startswith(out + "/"),
                      lambda out: fixed != path and out.startswith(fixed),
