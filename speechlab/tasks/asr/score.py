@@ -1,7 +1,7 @@
-"""Scoring a recogniser: CER and SER of hanzi, WER and CER of other scripts, and the worst utterances to see and hear.
+"""Scores a recogniser: CER and SER of Chinese, WER and CER of other languages; the worst utterances to see and hear.
 
-Reads EXP/decode/<method>/<test_set>/hyp.jsonl (and time.json, for the speed); writes ref.trn, hyp.trn (for sclite) and
-worst.txt beside each.
+It reads EXP/decode/<method>/<test_set>/hyp.jsonl (and time.json, for the speed). It writes ref.trn and hyp.trn (for
+sclite) and worst.txt into the same folder.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from speechlab.scoring.wer import (
 from speechlab.tasks.interface import Scored
 
 UNITS: dict[str, list[Unit]] = {"cer": ["char"], "wer": ["word"], "ser": ["syllable"]}
-# What auto means. The first unit is the one that the trn files are in.
+# The units that auto chooses. The trn files are in the first one.
 _HANZI: list[Unit] = ["char", "syllable"]
 _OTHERS: list[Unit] = ["word", "char"]
-SHOWN = 60  # utterances of a test set and method in the report
-HEARD = 8  # of these, the worst ones can be heard
+SHOWN = 60  # utterances in the report, per test set and method
+HEARD = 8  # of these, so many (the worst) can be heard
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def score(exp: Path, args: argparse.Namespace) -> Scored:
-    """Rows, notes and mistakes of all that was decoded; with ``--sclite`` the text of its counts beside ours."""
+    """Score all that was decoded: rows, notes and mistakes. With ``--sclite``, also a text with its counts and ours."""
     if args.sclite:
         return Scored(text=beside_sclite(exp, args.metric))
     places, answers = folders(exp), all_answers(exp)
@@ -71,17 +71,17 @@ def score(exp: Path, args: argparse.Namespace) -> Scored:
         found.rows += rows
         found.notes += notes
         best.setdefault(key[0], []).append((rates[key].value or 0.0, key[1]))
-    for test_set in sorted(best):  # the best method first: what is heard is heard of it, if there is no room for all
+    for test_set in sorted(best):  # the best method first: if the page has no room for all sounds, it keeps those
         for _, method in sorted(best[test_set]):
             show(found.mistakes, test_set, method, rates[test_set, method], audio)
     return found
 
 
 def units_of(metric: str, references: Iterable[str]) -> list[Unit]:
-    """The units that ``--metric`` asks for; of ``auto``, those of the references' script.
+    """The units for ``--metric``. For ``auto`` they depend on the script of the references.
 
     Raises:
-        UserError: for ``ser`` without pypinyin (``auto`` goes without it then, and says so).
+        UserError: ``ser`` without the package pypinyin. (``auto`` then leaves syllables out, and says so.)
     """
     readable = importlib.util.find_spec("pypinyin") is not None
     if metric == "auto" and not mostly_hanzi(references):
@@ -95,7 +95,8 @@ def units_of(metric: str, references: Iterable[str]) -> list[Unit]:
 
 
 def judge(unit: Unit, items: Sequence[Item]) -> tuple[Callable[[Item], tuple[list[str], list[str]]] | None, str]:
-    """How texts are split into ``unit`` (None: by their own characters or words), and the protocol's text."""
+    """The function that splits an item's texts into ``unit`` (None: into their own characters or words), and a text
+    that says how it is counted."""
     if unit != "syllable":
         return None, PROTOCOL[unit]
     syllables = Syllables(pinyin.syllables, f"pypinyin {importlib.metadata.version('pypinyin')}")
@@ -103,12 +104,11 @@ def judge(unit: Unit, items: Sequence[Item]) -> tuple[Callable[[Item], tuple[lis
 
 
 def score_folder(folder: Path, items: list[Item], units: list[Unit]) -> tuple[list[Row], list[str], ErrorRate]:
-    """Score decode/<method>/<test_set>/ and write its trn files and worst.txt, which are in the first unit's words or
-    characters.
+    """Score decode/<method>/<test_set>/, and write its trn files and worst.txt (in the first of ``units``).
 
     Returns:
-        One row per unit and one of the speed where it is known; a line of substitutions, deletions and insertions for
-        each unit; the rate in the first unit, with its aligned utterances.
+        One row per unit, and one for the speed if it is known; one line per unit with its substitutions, deletions and
+        insertions; the error rate in the first unit, with the aligned utterances.
     """
     test_set, method = folder.name, folder.parent.name
     judged = [(*judge(unit, items), unit) for unit in units]
@@ -132,7 +132,7 @@ def score_folder(folder: Path, items: list[Item], units: list[Unit]) -> tuple[li
 
 
 def _write_trn(folder: Path, items: list[Item], unit: Unit) -> None:
-    """ref.trn and hyp.trn of what was answered; syllables are written as the characters they were read from."""
+    """Write ref.trn and hyp.trn of the utterances that have an answer. Syllables are written as their characters."""
     scored = [item for item in items if item.error is None]
     unit = "char" if unit == "syllable" else unit
     write_text(folder / "ref.trn", trn([(item.id, item.ref) for item in scored], unit))
@@ -140,7 +140,7 @@ def _write_trn(folder: Path, items: list[Item], unit: Unit) -> None:
 
 
 def _note(test_set: str, method: str, rate: ErrorRate) -> str:
-    """Which errors a rate is made of."""
+    """A line that says how many substitutions, deletions and insertions there are."""
     c = rate.counts
     right = sum(utterance.counts.errors == 0 for utterance in rate.utterances)
     return (f"{test_set} {method} {METRIC[rate.unit]}: substitutions {c.substitutions}, deletions {c.deletions}, "
@@ -152,7 +152,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def all_answers(exp: Path) -> dict[Key, list[Item]]:
-    """(test set, method) -> its items, with true readings shared between the methods of a test set."""
+    """{(test set, method): its items}. All methods of a test set share the true readings."""
     found = {key: read_items(folder / "hyp.jsonl") for key, folder in folders(exp).items()}
     for test_set in {key[0] for key in found}:
         keys = [key for key in found if key[0] == test_set]
@@ -164,7 +164,7 @@ def all_answers(exp: Path) -> dict[Key, list[Item]]:
 
 
 class Audio:
-    """The recordings of an experiment's test sets, as the manifests of its data folder name them."""
+    """Reads recordings of an experiment's test sets, which the manifests of its data folder name."""
 
     def __init__(self, exp: Path):
         env = read_json(exp / "env.json")
@@ -174,7 +174,7 @@ class Audio:
         self._cuts: dict[str, dict[str, Any]] = {}
 
     def read(self, test_set: str, name: str) -> tuple[Any, int] | None:
-        """(samples (n,) with full scale 1, rate) of an utterance; None where its manifest or its file is gone."""
+        """An utterance's samples (n,), full scale 1, and their rate in Hz. None if its manifest or file is gone."""
         cut = self._split(test_set).get(name)
         if cut is None:
             return None
@@ -182,7 +182,7 @@ class Audio:
 
         try:
             samples, rate = read(cut)
-        except Exception:  # lhotse and libsndfile raise just about anything; a report can do without
+        except Exception:  # lhotse and libsndfile raise errors of many kinds; the report can do without the sound
             return None
         scale = 32768.0 if samples.dtype == np.int16 else 1.0
         return samples.mean(0) / scale, rate
@@ -199,7 +199,7 @@ class Audio:
 
 
 def show(mistakes: Mistakes, test_set: str, method: str, rate: ErrorRate, audio: Audio) -> None:
-    """The worst utterances, aligned; the first of them with their sound and its spectrogram."""
+    """Add the worst utterances, aligned, to ``mistakes``; the very worst with sound and spectrogram."""
     items = []
     for place, utterance in enumerate(worst_of(rate, SHOWN)):
         item = {"title": _title(utterance, rate.unit), "pairs": [[ref or "", hyp or "", ref != hyp]
@@ -216,11 +216,12 @@ def _title(utterance: Aligned, unit: Unit) -> str:
     return f"{utterance.item.id} {percent} S {c.substitutions} D {c.deletions} I {c.insertions} of {c.length}"
 
 
-# -- two experiments, two counters ------------------------------------------------------------------------------------
+# -- comparing two experiments, and our counts with sclite's ----------------------------------------------------------
 
 
 def compare(a: Path, b: Path, args: argparse.Namespace) -> tuple[list[comparing.Comparison], list[str]]:
-    """B against A on each common (test set, method), by the paired bootstrap over utterances (Bisani & Ney 2004)."""
+    """Compare B with A for each (test set, method) that both have, by the paired bootstrap over utterances (Bisani &
+    Ney 2004)."""
     if args.sclite:
         raise UserError("--sclite takes one experiment", 2)
     answers_a, answers_b = all_answers(a), all_answers(b)
@@ -238,7 +239,7 @@ def compare(a: Path, b: Path, args: argparse.Namespace) -> tuple[list[comparing.
 
 
 def beside_sclite(exp: Path, metric: str) -> str:
-    """Our counts beside sclite's. The trn files are written anew, so that they are this decoding's."""
+    """A text with our counts and sclite's. The trn files are written again first, so that they fit this decoding."""
     if sclite.program() is None:
         raise UserError(sclite.INSTALL)
     if metric == "ser":

@@ -1,4 +1,4 @@
-"""Training a recogniser: CTC over tokens, an attention decoder's cross-entropy, or both."""
+"""Trains a recogniser: by CTC over tokens, by an attention decoder's cross-entropy, or by both."""
 
 from __future__ import annotations
 
@@ -31,29 +31,31 @@ from speechlab.training.device import to_device
 from speechlab.training.interface import Evaluation, Loss
 
 log = logging.getLogger("speechlab")
-SHOWN = 4  # validation utterances decoded in samples.md
-# CTC first learns to answer blank everywhere: all characters are then deleted, and the error rate stands near 100 %.
+SHOWN = 4  # validation utterances whose answers are shown in samples.md
+# Error rate in %. CTC first learns to answer blank everywhere. All characters are deleted then: the rate is near 100.
 ALL_BLANK = 97.0
-DRAWN = 60  # tokens at most of an utterance's alignment picture
+DRAWN = 60  # the largest number of tokens in the picture of an alignment
 
 
 def collapse_loss(log_probs: Tensor, lengths: Tensor, y: Tensor, y_lens: Tensor) -> Loss:
-    """CTC's negative log likelihood summed over the batch; counted in tokens.
+    """CTC's negative log likelihood, summed over the batch, and the number of tokens.
 
-    An utterance with too few frames for its tokens has no path: it adds nothing (and is counted out by the task).
+    An utterance with too few frames for its tokens has no path: it adds nothing to the sum, but its tokens count.
     """
     total = F.ctc_loss(log_probs.transpose(0, 1), y, lengths, y_lens, reduction="sum", zero_infinity=True)
     return Loss(total, y_lens.sum().to(total))
 
 
 def shifted(y: Tensor, y_lens: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (B, U) -> the decoder's input, the boundary in front, and its target, the boundary behind: (B, U + 1)."""
+    """Tokens (B, U) -> the decoder's input (the boundary, then the tokens) and its target (the tokens, then the
+    boundary), both (B, U + 1)."""
     y = y.masked_fill(~padding_mask(y_lens, y.shape[1]), BOUNDARY)
     return F.pad(y, (1, 0), value=BOUNDARY), F.pad(y, (0, 1), value=BOUNDARY)
 
 
 def attention_loss(logits: Tensor, y: Tensor, y_lens: Tensor, smoothing: float) -> Loss:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016), summed over tokens and ends, and how many they are."""
+    """Cross-entropy with label smoothing (Szegedy et al. 2016), summed over tokens and ends of utterances, and their
+    number."""
     kept = padding_mask(y_lens + 1, logits.shape[1])
     target = shifted(y, y_lens)[1][kept]
     total = F.cross_entropy(logits[kept].float(), target, reduction="sum", label_smoothing=smoothing)
@@ -101,7 +103,7 @@ class AsrTraining:
         self.texts = {cut.id: cut.supervisions[0].text for cut in cuts}
 
     def loader(self, rank: int = 0, world_size: int = 1, accum: int = 1) -> EpochLoader:
-        """Training batches for one of ``world_size`` processes, ``accum`` to a step of all of them."""
+        """Training batches for process ``rank`` of ``world_size``. A step of all processes takes ``accum`` batches."""
         config = self.config.data
         cuts, reader = read_features(self.data, self.config.features, "train", config.on_the_fly)
         kept = training_cuts(cuts, config, log.info if rank == 0 else None)
@@ -117,7 +119,7 @@ class AsrTraining:
         return self.mixture(model, model.encode(batch["x"], batch["x_lens"]), batch)
 
     def mixture(self, model: AsrModel, found: Encoded, batch: dict[str, Any]) -> Loss:
-        """Section ``loss``'s mixture of what ``model`` has: the same for training and for the validation set."""
+        """The losses of ``model``, mixed as section ``loss`` says. Training and validation both use it."""
         config, y, y_lens = self.config.loss, batch["y"], batch["y_lens"]
         parts: list[tuple[float, Loss]] = []
         if found.log_probs is not None:
@@ -166,10 +168,11 @@ class AsrTraining:
         return Evaluation({"loss": total / max(count, 1), "cer": 100 * rate.wer}, samples, images=pictures, phase=phase)
 
     def _alignments(self, model: AsrModel, found: Encoded, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Of the utterances in samples.md that are in this batch: where the decoder looks while it reads the reference.
+        """Pictures of where the decoder looks while it is given the reference, by id, for the utterances of samples.md
+        that are in this batch.
 
-        A row per token, a column per frame of the encoder, dark where the mean over heads is large; a block beside the
-        other. A decoder that has learnt to listen shows a diagonal.
+        A picture has a row per token and a column per frame of the encoder. Dark is a large weight (mean over heads).
+        The decoder's blocks are drawn side by side. A decoder that has learnt to listen shows a diagonal.
         """
         pictures = {}
         for row in (row for row, name in enumerate(batch["ids"]) if name in self.shown):
@@ -189,7 +192,8 @@ class AsrTraining:
 
 
 def build_model(config: Config, tokenizer: Tokenizer, auxiliary: Tokenizer | None, parts: Tensor | None) -> AsrModel:
-    """The network that a config describes; ``parts`` (vocab, auxiliary units) for factored output layers."""
+    """The network that a config describes. ``parts`` (vocab, auxiliary units), see :func:`parts_of`, is for a factored
+    output layer."""
     try:
         encoder = adapt(config.model.build(input_size=config.features.dim))
         if not hasattr(encoder, "output_size"):
@@ -205,12 +209,12 @@ def build_model(config: Config, tokenizer: Tokenizer, auxiliary: Tokenizer | Non
 
 
 def parts_of(tokenizer: Tokenizer, auxiliary: Tokenizer) -> Tensor:
-    """(vocab, auxiliary units): 1 where a unit, read alone, has an auxiliary unit in it."""
+    """(vocab, auxiliary units): 1 if the auxiliary unit is in the reading of the unit (read alone), else 0."""
     parts = torch.zeros(len(tokenizer), len(auxiliary))
     for row, unit in enumerate(tokenizer.units[2:], 2):
         if tokenizer.kind in PIECES and not unit.startswith(SPACE):
-            continue  # of a word's middle nobody knows how it sounds
+            continue  # a piece from the middle of a word: nobody knows how it sounds
         for column in auxiliary.encode(unit.replace(SPACE, " ").strip()):
-            if column > 1:  # known
+            if column > 1:  # the auxiliary unit is in its list
                 parts[row, column] = 1.0
     return parts
