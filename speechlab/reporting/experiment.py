@@ -161,8 +161,9 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def epoch_pictures(exp: Path, most: int = 8) -> list[dict[str, Any]]:
-    """The pictures that the task drew after epochs (exp/<name>/epoch-NN.png). For each name: ``name``, and ``epochs``,
-    a list of [number, address]. These are the first, the last and some between, as many as a page has room for."""
+    """The pictures that the task drew after epochs (exp/<name>/epoch-NN.png). For each name: ``name``, ``caption``
+    and ``epochs``, a list of [number, address]. These are the first, the last and some between, as many as a page has
+    room for."""
     found, room = [], _PICTURE_BYTES
     for folder in sorted({path.parent for path in exp.glob("*/epoch-*.png")}):
         files = sorted((int(match[1]), path) for path in folder.glob("epoch-*.png")
@@ -175,5 +176,13 @@ def epoch_pictures(exp: Path, most: int = 8) -> list[dict[str, Any]]:
         epochs = [[files[i][0], "data:image/png;base64," + base64.b64encode(files[i][1].read_bytes()).decode()]
                   for i in chosen]
         room -= sum(files[i][1].stat().st_size for i in chosen)
-        found.append({"name": folder.name, "epochs": epochs})
+        found.append({"name": folder.name, "caption": _caption(folder), "epochs": epochs})
     return found
+
+
+def _caption(folder: Path) -> str:
+    """How to read the pictures of a folder, where the task has said it."""
+    try:
+        return (folder / "caption.txt").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -276,7 +276,7 @@ class Trainer:
                  shown or "left out", self.seconds)
         if tracker:
             tracker.write("epoch", self.step, record)
-            tracker.look_inside(self.epoch, self.step, self.model, found.images)
+            tracker.look_inside(self.epoch, self.step, self.model, found.images, found.captions)
         self._write_samples()
         best = self._best()
         if self.epoch in best:

@@ -24,7 +24,7 @@ import yaml
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
-from speechlab.files import atomic
+from speechlab.files import atomic, write_text
 
 log = logging.getLogger("speechlab")
 PACKAGES = ("torchaudio", "lhotse", "jiwer", "numpy", "sentencepiece", "soundfile")
@@ -143,12 +143,16 @@ class Tracker:
         if self.wandb is not None:
             self.wandb.log({**numbers, "step": step, "epoch": values.get("epoch", 0)})
 
-    def look_inside(self, epoch: int, step: int, model: nn.Module, images: dict[str, Any]) -> None:
+    def look_inside(self, epoch: int, step: int, model: nn.Module, images: dict[str, Any],
+                    captions: dict[str, str] | None = None) -> None:
         """After an epoch, write the task's pictures, and histograms of weights and gradients (those of the last step,
         clipped).
 
         ``images``: uint8 (H, W) or (H, W, 3), by name. ``images["layers"]`` becomes ``exp/layers/epoch-01.png``.
+        ``captions["layers"]``, which says how to read it, becomes ``exp/layers/caption.txt``.
         """
+        for name, text in (captions or {}).items():
+            write_text(self.exp / name / "caption.txt", text + "\n")
         for name, image in images.items():
             pixels = np.asarray(image)
             pixels = np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 
-from stagelib.plan import Plan, Stage, short
+from stagelib.plan import Plan, Stage
 from stagelib.terminal import say
 
 RESULTS, REPORT = "results.txt", "report.html"
@@ -20,7 +20,8 @@ def answer(last: Stage, plan: Plan) -> None:
                 say(line)
             report = os.path.join(os.path.dirname(path), REPORT)
             if os.path.exists(report):
-                say(f"report: {short(report, plan)}")
+                # From where the user typed, to be opened from there.
+                say(f"report: {os.path.relpath(os.path.join(plan.values['recipe'], report), plan.values['caller'])}")
 
 
 def opening(path: str) -> list[str]:

@@ -129,7 +129,9 @@ def resolved_config(plan: Plan) -> dict | None:
         pass
     if not os.path.isfile(config):
         there = {os.path.basename(path): path for path in sorted(glob.glob("conf/*.yaml"))}
-        near = nearest(os.path.basename(config), list(there))
+        near = nearest(config, list(there.values())) or nearest(os.path.basename(config), list(there))
+        if os.path.basename(config) in there:  # the right name, without its folder
+            near = f": did you mean {there[os.path.basename(config)]}?"
         raise Stop(f"there is no config {config}{near or '; there are ' + ', '.join(there.values())}", 2)
     python = choose(plan, setup=not plan.flag("dry_run"))
     if plan.flag("dry_run") and python == "python" and not engine():

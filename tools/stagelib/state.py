@@ -41,6 +41,8 @@ GROWING = ("train.epochs", "train.max_minutes")
 LARGEST_HASHED = 256 << 20  # bytes; of a larger file (e.g. a feature archive), only size and time are compared
 NOT_SET = "not set"
 DEFAULTS = "the defaults"  # the key of the defaults, beside the sections of a resolved config
+OWN_CODE = "local"  # the recipe's folder of its own modules
+FIRST_OF_OWN_CODE = 4  # the training; what comes before it makes data, by modules of the house
 MOST_FILES = 200  # if an input is a folder with more files (AISHELL has 140,000), only its first level is compared
 
 
@@ -154,10 +156,24 @@ def files_of(path: str) -> Iterator[str]:
             yield from (os.path.join(folder, name) for name in sorted(files) if not name.startswith("."))
 
 
-def fingerprints(stage: Stage, plan: Plan, with_content: bool) -> dict[str, dict]:
-    """``{path: {"size", "mtime_ns", "sha256"}}`` of the inputs that exist."""
+def own_code(stage: Stage, config: dict | None) -> list[str]:
+    """The recipe's own modules, as inputs of a stage: where the config names a task or a network of ``local/``, they
+    decide what the training and all that follows it do."""
+    def names_local(value: object) -> bool:
+        if isinstance(value, dict):
+            return any(map(names_local, value.values()))
+        return isinstance(value, str) and value.startswith("local.")
+
+    plain = {key: value for key, value in (config or {}).items() if key != DEFAULTS}
+    if stage.number < FIRST_OF_OWN_CODE or not names_local(plain):
+        return []
+    return sorted(path for path in files_of(OWN_CODE) if path.endswith(".py"))
+
+
+def fingerprints(stage: Stage, plan: Plan, with_content: bool, more: list[str]) -> dict[str, dict]:
+    """``{path: {"size", "mtime_ns", "sha256"}}`` of those inputs, and of ``more``, that exist."""
     made: dict[str, dict] = {}
-    for path in stage.inputs:
+    for path in [*stage.inputs, *more]:
         files = list(itertools.islice(files_of(path), MOST_FILES + 1))
         if len(files) > MOST_FILES:
             names = sorted(os.listdir(path)) if os.path.isdir(path) else matches(path)
@@ -177,7 +193,7 @@ def fingerprints(stage: Stage, plan: Plan, with_content: bool) -> dict[str, dict
 def signature(stage: Stage, plan: Plan, config: dict | None, with_content: bool = False) -> dict:
     """The three parts of the signature as they are now. Contents are read only ``with_content``: a file whose time has
     not changed need not be read."""
-    inputs = fingerprints(stage, plan, with_content)
+    inputs = fingerprints(stage, plan, with_content, own_code(stage, config))
     return {"arguments": arguments(stage, plan), "config": sections(stage, config) if stage.conf and config else {},
             "inputs": inputs}
 
@@ -206,7 +222,9 @@ def changes(record: dict, now: dict, defaults: dict[str, object] | None = None) 
     for name, new in now["inputs"].items():
         old = record["inputs"].get(name)
         if old is None:
-            reasons.append(f"{name} is new")
+            if not (name.startswith(OWN_CODE + os.sep) and not any(n.startswith(OWN_CODE + os.sep)
+                                                                   for n in record["inputs"])):  # an older record
+                reasons.append(f"{name} is new")
         elif old["size"] != new["size"] and not name.endswith(".gz"):
             reasons.append(f"{name} has changed")
         elif (old["mtime_ns"], old["size"]) != (new["mtime_ns"], new["size"]) or not new["mtime_ns"]:

@@ -10,15 +10,12 @@ import argparse
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from speechlab.data import pinyin
 from speechlab.errors import UserError
-from speechlab.files import read_json, write_text
+from speechlab.files import write_text
 from speechlab.scoring import compare as comparing
 from speechlab.scoring import sclite
 from speechlab.scoring.answers import folders, read_items, read_speed, share_pinyin
@@ -40,6 +37,7 @@ from speechlab.scoring.wer import (
     worst_of,
 )
 from speechlab.tasks.interface import Scored
+from speechlab.tasks.recordings import Recordings
 
 UNITS: dict[str, list[Unit]] = {"cer": ["char"], "wer": ["word"], "ser": ["syllable"]}
 # The units that auto chooses. The trn files are in the first one.
@@ -63,7 +61,7 @@ def score(exp: Path, args: argparse.Namespace) -> Scored:
         return Scored(text=beside_sclite(exp, args.metric))
     places, answers = folders(exp), all_answers(exp)
     units = units_of(args.metric, (item.ref for items in answers.values() for item in items))
-    found, audio = Scored(), Audio(exp)
+    found, recordings = Scored(), Recordings(exp)
     best: dict[str, list[tuple[float, str]]] = {}
     rates: dict[Key, ErrorRate] = {}
     for key, folder in places.items():
@@ -73,7 +71,7 @@ def score(exp: Path, args: argparse.Namespace) -> Scored:
         best.setdefault(key[0], []).append((rates[key].value or 0.0, key[1]))
     for test_set in sorted(best):  # the best method first: if the page has no room for all sounds, it keeps those
         for _, method in sorted(best[test_set]):
-            show(found.mistakes, test_set, method, rates[test_set, method], audio)
+            show(found.mistakes, test_set, method, rates[test_set, method], recordings)
     return found
 
 
@@ -163,48 +161,13 @@ def all_answers(exp: Path) -> dict[Key, list[Item]]:
 # -- what the report shows --------------------------------------------------------------------------------------------
 
 
-class Audio:
-    """Reads recordings of an experiment's test sets, which the manifests of its data folder name."""
-
-    def __init__(self, exp: Path):
-        env = read_json(exp / "env.json")
-        data = str(env.get("data") or "") if isinstance(env, Mapping) else ""
-        recipe = exp.resolve().parent.parent
-        self.data = next((place for place in (recipe / data, Path(data)) if data and place.is_dir()), None)
-        self._cuts: dict[str, dict[str, Any]] = {}
-
-    def read(self, test_set: str, name: str) -> tuple[Any, int] | None:
-        """An utterance's samples (n,), full scale 1, and their rate in Hz. None if its manifest or file is gone."""
-        cut = self._split(test_set).get(name)
-        if cut is None:
-            return None
-        from speechlab.features.audio import read
-
-        try:
-            samples, rate = read(cut)
-        except Exception:  # lhotse and libsndfile raise errors of many kinds; the report can do without the sound
-            return None
-        scale = 32768.0 if samples.dtype == np.int16 else 1.0
-        return samples.mean(0) / scale, rate
-
-    def _split(self, test_set: str) -> dict[str, Any]:
-        if test_set not in self._cuts:
-            manifest = self.data / f"{test_set}.jsonl.gz" if self.data else None
-            self._cuts[test_set] = {}
-            if manifest and manifest.is_file():
-                from lhotse import CutSet
-
-                self._cuts[test_set] = {cut.id: cut for cut in CutSet.from_file(manifest)}
-        return self._cuts[test_set]
-
-
-def show(mistakes: Mistakes, test_set: str, method: str, rate: ErrorRate, audio: Audio) -> None:
+def show(mistakes: Mistakes, test_set: str, method: str, rate: ErrorRate, recordings: Recordings) -> None:
     """Add the worst utterances, aligned, to ``mistakes``; the very worst with sound and spectrogram."""
     items = []
     for place, utterance in enumerate(worst_of(rate, SHOWN)):
         item = {"title": _title(utterance, rate.unit), "pairs": [[ref or "", hyp or "", ref != hyp]
                                                                  for ref, hyp in utterance.pairs]}
-        if place < HEARD and (sound := audio.read(test_set, utterance.item.id)) is not None:
+        if place < HEARD and (sound := recordings.read(test_set, utterance.item.id)) is not None:
             item |= mistakes.sound(f"{test_set}/{utterance.item.id}", *sound)
         items.append(item)
     mistakes.add(test_set, method, "aligned", items=items)

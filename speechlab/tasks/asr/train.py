@@ -34,6 +34,9 @@ log = logging.getLogger("speechlab")
 SHOWN = 4  # validation utterances whose answers are shown in samples.md
 # Error rate in %. CTC first learns to answer blank everywhere. All characters are deleted then: the rate is near 100.
 ALL_BLANK = 97.0
+CAPTION = ("Where the decoder listens while it writes: a block of rows per utterance of samples.md, in the same order. "
+           "Row: a character, from the first to the last. Column: time. Dark: it listens here. A decoder that has "
+           "learnt to listen shows a line from the upper left to the lower right.")
 DRAWN = 60  # the largest number of tokens in the picture of an alignment
 
 
@@ -165,7 +168,8 @@ class AsrTraining:
         samples = [(n, self.texts[n], hyps[n]) for n in self.shown if n in hyps]
         phase = "all blank" if model.head is not None and 100 * rate.wer >= ALL_BLANK else ""
         pictures = {"attention": mosaic([drawn[name] for name in self.shown if name in drawn])} if drawn else {}
-        return Evaluation({"loss": total / max(count, 1), "cer": 100 * rate.wer}, samples, images=pictures, phase=phase)
+        return Evaluation({"loss": total / max(count, 1), "cer": 100 * rate.wer}, samples, images=pictures, phase=phase,
+                          captions={"attention": CAPTION} if pictures else {})
 
     def _alignments(self, model: AsrModel, found: Encoded, batch: dict[str, Any]) -> dict[str, np.ndarray]:
         """Pictures of where the decoder looks while it is given the reference, by id, for the utterances of samples.md

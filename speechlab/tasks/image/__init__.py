@@ -67,7 +67,7 @@ class Image(Task):
             except UserError as error:
                 found = {"hyp": None, "prob": None, "probs": None, "error": str(error)}
             line = None if found["error"] else f"{shown(path)}\t{found['hyp']}\t{found['prob']:.4f}"
-            yield Answer({"file": shown(path), **found}, line)
+            yield Answer({"file": shown(path), **found}, line, complaint=found["error"])
 
 
 TASK = Image()

@@ -24,6 +24,9 @@ log = logging.getLogger("speechlab")
 JUDGED = 1000  # images per batch when the network is judged
 WATCHED = 512  # images from which dead units are found
 DRAWN = 5  # images whose feature maps are drawn
+CAPTION = ("Row: an image, then what the network makes of it: 8 feature maps of each size of map, from the first layers "
+           "on the left to the last on the right; bright: a strong answer. Above them, of a network over pixels: the first "
+           "weights, red where they ask for light, blue for dark.")
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
@@ -109,7 +112,8 @@ class ImageTraining:
         error = 100 * wrong / max(count, 1)
         metrics = {"loss": total / count, "error": error, "accuracy": 100 - error} if count else {}
         dead, drawn = self._look_inside(model)
-        return Evaluation(metrics, [], {**self.watch(), **dead}, {"layers": drawn})
+        return Evaluation(metrics, [], {**self.watch(), **dead}, {"layers": drawn},
+                          captions={"layers": CAPTION})
 
     def _look_inside(self, model: nn.Module) -> tuple[dict[str, float], Any]:
         """The share of dead units of each layer, and a picture of feature maps."""
