@@ -151,8 +151,8 @@ class Task:
             strange = {name for _, figures in judged for name in figures} - {metric.name for metric in self.metrics}
             if strange:
                 raise UserError(f"judge() of the task {self.name} gives {', '.join(sorted(strange))}, which is none "
-                                f"of its metrics ({', '.join(metric.name for metric in self.metrics) or 'it has none'}): "
-                                "name the same in both")
+                                f"of its metrics ({', '.join(metric.name for metric in self.metrics) or 'none'}): name "
+                                "the same in both")
             for metric in self.metrics:
                 values = [figures[metric.name] for _, figures in judged if metric.name in figures]
                 broken = sum(not math.isfinite(value) for value in values)

@@ -20,8 +20,9 @@ def answer(last: Stage, plan: Plan) -> None:
                 say(line)
             report = os.path.join(os.path.dirname(path), REPORT)
             if os.path.exists(report):
-                # From where the user typed, to be opened from there.
-                say(f"report: {os.path.relpath(os.path.join(plan.values['recipe'], report), plan.values['caller'])}")
+                whole = os.path.normpath(os.path.join(plan.values["recipe"], report))
+                here = plan.values["caller"] + os.sep  # where the user typed, who opens it from there
+                say(f"report: {whole[len(here):] if whole.startswith(here) else whole}")
 
 
 def opening(path: str) -> list[str]:

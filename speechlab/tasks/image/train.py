@@ -24,9 +24,9 @@ log = logging.getLogger("speechlab")
 JUDGED = 1000  # images per batch when the network is judged
 WATCHED = 512  # images from which dead units are found
 DRAWN = 5  # images whose feature maps are drawn
-CAPTION = ("Row: an image, then what the network makes of it: 8 feature maps of each size of map, from the first layers "
-           "on the left to the last on the right; bright: a strong answer. Above them, of a network over pixels: the first "
-           "weights, red where they ask for light, blue for dark.")
+CAPTION = ("Row: an image, then what the network makes of it: 8 feature maps of each size of map, the first layers' on "
+           "the left, the last ones' on the right; bright: a strong answer. Above them, of a network over pixels: the "
+           "first weights, red where they ask for light, blue for dark.")
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
