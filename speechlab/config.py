@@ -17,7 +17,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,13 @@ def setting(key: str, value: Any) -> str:
     """``key=value`` for --set, written so that YAML reads ``value`` again."""
     if isinstance(value, str) and re.fullmatch(r"[\w.:/+-]+", value) and yaml.safe_load(value) == value:
         return f"{key}={value}"
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    plain = value.item() if callable(getattr(value, "item", None)) else value  # of numpy or torch
+    return f"{key}={json.dumps(plain, ensure_ascii=False)}"
+
+
+def settings(sets: Mapping[str, Any] | Iterable[str]) -> list[str]:
+    """Overrides as --set takes them, from a mapping ``{"optim.lr": 1e-3}`` or from such texts."""
+    return [setting(*item) for item in sets.items()] if isinstance(sets, Mapping) else list(sets)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from speechlab import callable_module, tasks
-from speechlab.config import dump, setting
+from speechlab.config import dump, settings
 from speechlab.data.augment import seed_everything
 from speechlab.errors import UserError, cli
 from speechlab.files import write_text
@@ -39,9 +39,8 @@ def train(config: str | Path, data: str | Path, exp: str | Path, sets: Mapping[s
         UserError: a mistake in the config, no such data. KeyboardInterrupt, SystemExit: a signal stopped the training;
         all is saved, and the same call goes on.
     """
-    pairs = [setting(*item) for item in sets.items()] if isinstance(sets, Mapping) else list(sets)
     words = [str(config), "--data", str(data), "--exp", str(exp), "--ngpu", str(ngpu),
-             *(word for pair in pairs for word in ("--set", pair))]
+             *(word for pair in settings(sets) for word in ("--set", pair))]
     status = run(words)
     if status == 130:
         raise KeyboardInterrupt
@@ -65,7 +64,10 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--ngpu", type=int, default=int(os.environ.get("SPEECHLAB_NGPU", 0)),
                         help="GPUs (0: the CPU; several: start by torchrun)")
     args = parser.parse_args(argv)
-    tasks.at(None)
+    # The working folder, where recipes run; else the recipe in whose conf/ the config lies. A notebook's user may have
+    # edited its local/ since the last training, and the processes that share this one read it anew.
+    args.recipe = tasks.enter(Path.cwd(), *Path(args.config).resolve().parents[:3])
+    tasks.at(args.recipe, fresh=True)
     config = tasks.load_config(args.config, args.set)
     if not args.data.is_dir():
         raise UserError(f"no folder {args.data}: run the recipe's data stages first (./run.sh --stage 0)")
@@ -95,7 +97,7 @@ def train_here(config: Any, args: argparse.Namespace) -> int:
             log.info("%s: %.2f M parameters, %s x %d", network(config, trainable), parameters / 1e6, world.device,
                      world.size)
         env = environment(world.device, data=str(args.data), parameters=parameters, processes=world.size,
-                          task=config.task, recipe=str(Path.cwd())) if world.first else {}
+                          task=config.task, recipe=str(args.recipe)) if world.first else {}
         accum = -(-config.train.accum // world.size) * world.size
         if accum != config.train.accum:
             log.info("%d processes: %d batches to a step instead of %d", world.size, accum, config.train.accum)

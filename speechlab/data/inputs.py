@@ -18,6 +18,9 @@ AUDIO = frozenset(".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .sn
                   ".m4a .aac .wma .amr .mp4 .mka .webm .ape".split())
 IMAGES = frozenset(".png .jpg .jpeg .bmp .gif .tif .tiff .webp .ppm .pgm".split())
 
+MOST_CHANNELS = 64  # an array with more rows than that, and fewer columns, lies the other way round
+HIGHEST_RATE = 1_000_000  # Hz
+
 
 def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> tuple[list[Path], list[str]]:
     """The files that ``paths`` name, each once and in order; and a line for each path that is wrong.
@@ -57,19 +60,43 @@ def audio_file(source: Any, rate: int | None) -> Iterator[Path]:
             raise UserError("a file says its own sample rate: leave rate out")
         yield Path(source)
         return
-    samples = np.asarray(source.detach().cpu() if hasattr(source, "detach") else source)
+    samples = _samples(source)
     if rate is None:
         raise UserError("samples need their sample rate: model(samples, rate=16000)")
-    if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.number):
-        raise UserError(f"samples must be (n,) or (channels, n) numbers, not {samples.dtype} of shape {samples.shape}")
-    if np.issubdtype(samples.dtype, np.integer):  # a common mistake: samples of int16 scale taken for floats
-        samples = samples / float(np.iinfo(samples.dtype).max + 1)
+    try:
+        rate = int(rate)
+    except (TypeError, ValueError):
+        raise UserError(f"the sample rate must be a number of Hz, not {rate!r}") from None
+    if not 0 < rate <= HIGHEST_RATE:
+        raise UserError(f"a sample rate of {rate} Hz: it must be from 1 to {HIGHEST_RATE}")
     import soundfile
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "array.wav"
-        soundfile.write(path, np.atleast_2d(samples).T.astype(np.float32), int(rate), subtype="FLOAT")
+        soundfile.write(path, np.atleast_2d(samples).T.astype(np.float32), rate, subtype="FLOAT")
         yield path
+
+
+def _samples(source: Any) -> np.ndarray:
+    """An array as samples (n,) or (channels, n) of floats with full scale 1."""
+    if hasattr(source, "detach"):  # torch's; numpy has no bfloat16
+        source = source.detach().cpu()
+        source = source.float() if source.is_floating_point() else source
+    samples = np.asarray(source)
+    kind = samples.dtype
+    if samples.ndim not in (1, 2) or kind.kind not in "iuf":
+        raise UserError(f"samples must be (n,) or (channels, n) real numbers, not {kind} of shape {samples.shape}")
+    if samples.ndim == 2 and samples.shape[0] > MOST_CHANNELS >= samples.shape[1]:
+        raise UserError(f"samples must be (n,) or (channels, n), not {samples.shape}: transpose them (samples.T)")
+    if kind.kind == "i" and kind.itemsize > 4:  # numpy's own integers: nobody knows what full scale is
+        raise UserError(f"samples of {kind} have no known full scale: give int16, int32, or floats with full scale 1")
+    if kind.kind == "i":  # a common mistake: samples of int16 scale taken for floats
+        samples = samples / float(np.iinfo(kind).max + 1)
+    elif kind.kind == "u":
+        raise UserError(f"samples of {kind} have no known zero: give int16, int32, or floats with full scale 1")
+    if not np.isfinite(samples).all():
+        raise UserError("NaN: samples that are not finite numbers")
+    return samples
 
 
 def picture(source: Any, shape: tuple[int, int, int]) -> np.ndarray:
@@ -92,6 +119,8 @@ def picture(source: Any, shape: tuple[int, int, int]) -> np.ndarray:
     pixels = np.asarray(source)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
         raise UserError(f"pixels must be uint8 (H, W), (H, W, 1) or (H, W, 3), not {pixels.dtype} of {pixels.shape}")
+    if not pixels.size:
+        raise UserError(f"no pixels: {pixels.shape}")
     with contextlib.closing(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)) as image, \
             tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "array.png"

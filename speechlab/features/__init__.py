@@ -50,7 +50,10 @@ def features(source: Any, rate: int | None = None, contract: FeatureContract | N
         raise UserError("samples need their sample rate: speechlab.features(samples, rate=16000)")
     else:
         samples = source if torch.is_tensor(source) else np.asarray(source)
-    x = extract(samples, int(rate), contract)
+    try:
+        x = extract(samples, int(rate), contract)
+    except (TypeError, ValueError) as error:  # of samples' shape or type, or of a rate that is no number
+        raise UserError(str(error)) from None
     return normalise(x[None], torch.tensor([len(x)]))[0] if contract.normalise == "utterance" and len(x) else x
 
 

@@ -76,7 +76,7 @@ def render(rows: Sequence[Row], header: Mapping[str, str], notes: Sequence[str] 
     speeds = [row for row in rows if not metrics.find(row.metric, own).merit]
     rows = [row for row in rows if metrics.find(row.metric, own).merit]
     main = metrics.main(dict.fromkeys(row.metric for row in rows if row.value is not None), own)
-    best = _best(rows, main, own, methods)
+    best = _best(rows, own, methods)
     parts = [best] if best else []
     about = [f"# {key}: {value}" for key, value in header.items()]
     side = [*([""] if about else []), *_side_by_side(rows, main, own, methods)] if rows else []
@@ -93,18 +93,29 @@ def render(rows: Sequence[Row], header: Mapping[str, str], notes: Sequence[str] 
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def _best(rows: Sequence[Row], main: str, own: Sequence[Metric], methods: Collection[str] | None) -> list[str]:
-    """Of each test set the best of the experiment's own methods; the first by name of equals."""
+def _best(rows: Sequence[Row], own: Sequence[Metric], methods: Collection[str] | None) -> list[str]:
+    """Of each test set the best of the experiment's own methods by the metric that counts there; the first by name of
+    equals. By a metric without a direction none of several is the best, and the line says so."""
     lines = []
     for test_set in sorted({row.test_set for row in rows}):
-        there = [row for row in _ordered(rows) if row.test_set == test_set and row.metric == main
-                 and row.value is not None and (methods is None or row.method in methods)]
-        if there:
-            best = min(there, key=lambda row: metrics.find(main, own).rank(row.value))
-            ends = f" ({_interval(best)})" if best.ci_low is not None else ""
-            failed = f", {best.n_failed} of {best.n + best.n_failed} failed" if best.n_failed else ""
-            unit = "" if best.unit == "1" else f" {best.unit}"
-            lines.append(f"{test_set}: {best.method}, {main} {_figure(best.value)}{unit}{ends}{failed}")
+        there = [row for row in _ordered(rows) if row.test_set == test_set and row.value is not None
+                 and (methods is None or row.method in methods)]
+        main = metrics.main(dict.fromkeys(row.metric for row in there), own)
+        there, judge = [row for row in there if row.metric == main], metrics.find(main, own)
+        if not there:
+            failed = [row.n_failed for row in rows if row.test_set == test_set
+                      and (methods is None or row.method in methods)]
+            if failed and min(failed):
+                lines.append(f"{test_set}: no figure, {max(failed)} failed")
+            continue
+        if len(there) > 1 and judge.lower is None:
+            lines.append(f"{test_set}: {len(there)} methods, and nobody has said whether a high {main} is good or bad")
+            continue
+        best = min(there, key=lambda row: (row.value != row.value, judge.rank(row.value)))  # NaN: last
+        ends = f" ({_interval(best)})" if best.ci_low is not None else ""
+        failed = f", {best.n_failed} of {best.n + best.n_failed} failed" if best.n_failed else ""
+        unit = "" if best.unit == "1" else f" {best.unit}"
+        lines.append(f"{test_set}: {best.method}, {main} {_figure(best.value)}{unit}{ends}{failed}")
     return lines
 
 
@@ -166,4 +177,4 @@ def _speed(value: float | None) -> str:
 def _interval(row: Row) -> str:
     if row.ci_low is None or row.ci_high is None:
         return "-"
-    return f"{_figure(row.ci_low)} - {_figure(row.ci_high)}"
+    return f"{_figure(row.ci_low)} {'to' if row.ci_low < 0 else '-'} {_figure(row.ci_high)}"

@@ -13,12 +13,13 @@ import pickle
 import pkgutil
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechlab.config import convert, nearest, override, read_yaml, to_dict
+from speechlab.config import convert, nearest, override, read_yaml, settings, to_dict
 from speechlab.errors import UserError
+from speechlab.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -34,27 +35,39 @@ IMPORTABLE = ("speechlab", "espnet2", "torchaudio", "torch.nn", "transformers", 
 # -- a recipe's own modules -------------------------------------------------------------------------------------------
 
 
-def at(recipe: str | Path | None) -> None:
+_on_path = ""  # the recipe's folder that `at` has put on sys.path
+
+
+def at(recipe: str | Path | None, fresh: bool = False) -> None:
     """From here on, ``local`` is the folder ``local/`` of this recipe (None: of the working folder, where recipes run).
 
     Another recipe's ``local`` that was imported before is forgotten: one notebook may look at several recipes.
+    ``fresh``: so is this one's, which may have been edited since.
     """
+    global _on_path
     folder = str(Path(recipe or ".").resolve())
     there = sys.modules.get("local")
-    if there is not None and os.path.join(folder, "local") not in [os.path.realpath(p) for p in there.__path__]:
-        if not os.path.isdir(os.path.join(folder, "local")):
-            return
+    if there is not None and (fresh or os.path.join(folder, "local") not in [os.path.realpath(p)
+                                                                             for p in there.__path__]):
         for name in [n for n in sys.modules if n == "local" or n.startswith("local.")]:
             del sys.modules[name]
-    if os.path.isdir(os.path.join(folder, "local")):
-        if folder in sys.path:
-            sys.path.remove(folder)
+    if _on_path in sys.path:
+        sys.path.remove(_on_path)
+    _on_path = folder if os.path.isdir(os.path.join(folder, "local")) else ""
+    if _on_path:
         sys.path.insert(0, folder)
-        importlib.invalidate_caches()
+    importlib.invalidate_caches()
+
+
+def enter(*recipes: str | Path | None) -> Path:
+    """:func:`at` the first of these folders that has a ``local/``; the working folder if none has. Returns it."""
+    found = next((Path(place) for place in recipes if place and (Path(place) / "local").is_dir()), Path.cwd())
+    at(found)
+    return found
 
 
 def recipe_of(exp: str | Path) -> Path | None:
-    """The recipe in which an experiment lies (``<recipe>/exp/<name>``), or the one that its checkpoint was made in."""
+    """The recipe in which an experiment lies (``<recipe>/exp/<name>``); None if it lies elsewhere."""
     exp = Path(exp).resolve()
     return exp.parent.parent if exp.parent.name == "exp" else None
 
@@ -71,7 +84,7 @@ def locate(path: str) -> Any:
     if not any(module == prefix or module.startswith(prefix + ".") for prefix in IMPORTABLE):
         raise UserError(f"class '{path}': only modules of {', '.join(IMPORTABLE)} may be named in a config; "
                         "put a class of your own into the recipe's local/ folder")
-    if module.split(".")[0] == "local" and "local" not in sys.modules:
+    if module.split(".")[0] == "local" and "local" not in sys.modules and not _on_path:
         at(None)
     try:
         found = importlib.import_module(module)
@@ -96,12 +109,12 @@ def find(name: str, where: str = "config") -> Task:
     Raises:
         UserError: (status 2) with ``where`` the name stands and which tasks there are.
     """
-    own = name.startswith("local.")
+    own = name.startswith("local.") and all(part.isidentifier() for part in name.split("."))
     if not own and name not in names():
         raise UserError(f"{where}: no task '{name}'{nearest(name, names())}; there are {', '.join(names())}, and "
                         "local.NAME for a recipe's own local/NAME.py", 2)
     full = name if own else f"{__name__}.{name}"
-    if own and "local" not in sys.modules:
+    if own and "local" not in sys.modules and not _on_path:
         at(None)
     try:
         module = importlib.import_module(full)
@@ -109,12 +122,15 @@ def find(name: str, where: str = "config") -> Task:
         if not own or error.name not in ("local", full):
             raise
         raise UserError(f"{where}: task '{name}': there is no {full.replace('.', '/')}.py in "
-                        f"{Path.cwd()}", 2) from None
+                        f"{_on_path or Path.cwd()}", 2) from None
     task = getattr(module, "TASK", None)
     if lacks := [part for part in ("Config", "metrics", "trainable", "load") if not hasattr(task, part)]:
         what = "no TASK" if task is None else f"a TASK without {', '.join(lacks)}"
         raise UserError(f"{where}: task '{name}': {full} has {what}: it must be an object of a class derived from "
                         "speechlab.tasks.interface.Task", 2)
+    if isinstance(task, type):
+        raise UserError(f"{where}: task '{name}': TASK is the class {task.__name__}: it must be an object, "
+                        f"TASK = {task.__name__}()", 2)
     task.name = name
     return task
 
@@ -140,14 +156,15 @@ def from_dict(raw: dict[str, Any], where: str = "config") -> Any:
 
 
 def load(exp: str | Path, checkpoint: str | Path | None = None, device: torch.device | str | None = None,
-         sets: Iterable[str] = (), config: Any = None) -> Model:
+         sets: Mapping[str, Any] | Iterable[str] = (), config: Any = None) -> Model:
     """The trained model of an experiment, ready to answer.
 
     Args:
         exp: the experiment's folder, or a checkpoint that was copied alone.
         checkpoint: another one than ``exp/checkpoints/final.pt``.
         device: where it computes (default: the CPU).
-        sets: overrides of the config's section ``decode`` (``decode.beam=16``): the only one that can still be changed.
+        sets: overrides of the config's section ``decode``, ``{"decode.beam": 16}`` or ``["decode.beam=16"]``: it is the only
+            section that can still be changed.
         config: a resolved config whose section ``decode`` takes the place of the checkpoint's.
     Raises:
         UserError: no such experiment, a training that has not ended, a damaged file, another task's checkpoint.
@@ -161,9 +178,10 @@ def load(exp: str | Path, checkpoint: str | Path | None = None, device: torch.de
             raise UserError(f"the config's task is {config.task}, the checkpoint's {state['config']['task']}", 2)
         if hasattr(config, "decode"):
             state["config"]["decode"] = to_dict(config.decode)
-    if strange := [text for text in sets if not text.startswith("decode.")]:
+    pairs = settings(sets)
+    if strange := [text for text in pairs if not text.startswith("decode.")]:
         raise UserError(f"--set {strange[0]}: only the section decode can be changed after training", 2)
-    state["config"] = override(state["config"], sets)
+    state["config"] = override(state["config"], pairs)
     model = task.load(state, torch.device(device or "cpu"))
     model.exp = Path(exp) if Path(exp).is_dir() else Path(exp).resolve().parent.parent
     return model
@@ -195,11 +213,8 @@ def read_state(exp: Path, path: Path | None = None) -> dict[str, Any]:
             state = None
     if not isinstance(state, dict) or not isinstance(state.get("config"), dict) or "model" not in state:
         raise UserError(f"{path} is no checkpoint, or a damaged one")
-    made_in = state.get("recipe") or (state.get("env") or {}).get("recipe")
-    for place in (recipe_of(path.resolve().parent.parent), made_in):  # the nearer one: a recipe may have been moved
-        if place and (Path(place) / "local").is_dir():
-            at(place)
-            break
+    # The nearer one first: a recipe may have been moved.
+    enter(recipe_of(path.resolve().parent.parent), state.get("recipe") or (state.get("env") or {}).get("recipe"))
     return state
 
 
@@ -214,8 +229,8 @@ def of(exp: str | Path) -> Task:
         raise UserError(f"no experiment or checkpoint {exp}")
     if (exp / "config.yaml").is_file():
         name = read_yaml(exp / "config.yaml")["task"]
-        if (recipe := recipe_of(exp)) is not None and (recipe / "local").is_dir():
-            at(recipe)
+        env = read_json(exp / "env.json")
+        enter(recipe_of(exp), env.get("recipe") if isinstance(env, dict) else None)  # as read_state does
         return find(name, str(exp / "config.yaml"))
     if (exp / "checkpoints").is_dir():
         return find(read_state(exp)["config"]["task"], str(exp))

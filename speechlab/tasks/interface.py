@@ -154,7 +154,7 @@ class Task:
                                 f"of its metrics ({', '.join(metric.name for metric in self.metrics) or 'none'}): name "
                                 "the same in both")
             for metric in self.metrics:
-                values = [figures[metric.name] for _, figures in judged if metric.name in figures]
+                values = [float(figures[metric.name]) for _, figures in judged if metric.name in figures]
                 broken = sum(not math.isfinite(value) for value in values)
                 values = [value for value in values if math.isfinite(value)]
                 failed = len(records) - len(judged) + broken

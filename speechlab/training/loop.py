@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -97,7 +98,10 @@ class Trainer:
     def run(self) -> int:
         """Train. Returns 0 when the last epoch is done, 85 or 130 when a signal asked to stop and all is saved."""
         resumed = self._restore()
-        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+        caught = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread():
+            caught = ()  # Python lets only the main thread catch them
+        handlers = {number: signal.signal(number, self._on_signal) for number in caught}
         tracker = Tracker(self.exp, self.step, self.config.tensorboard, self.config.histograms,
                           self.config.wandb) if self.world.first else None
         if self.dtype is not None:

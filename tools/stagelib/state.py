@@ -41,6 +41,7 @@ GROWING = ("train.epochs", "train.max_minutes")
 LARGEST_HASHED = 256 << 20  # bytes; of a larger file (e.g. a feature archive), only size and time are compared
 NOT_SET = "not set"
 DEFAULTS = "the defaults"  # the key of the defaults, beside the sections of a resolved config
+TASK = "task"  # the config's line that says which one
 OWN_CODE = "local"  # the recipe's folder of its own modules
 FIRST_OF_OWN_CODE = 4  # the training; what comes before it makes data, by modules of the house
 MOST_FILES = 200  # if an input is a folder with more files (AISHELL has 140,000), only its first level is compared
@@ -118,6 +119,8 @@ def sections(stage: Stage, config: dict, strict: bool = True) -> dict[str, objec
             hint = nearest(section, list(config))
             raise Stop(f"{stage.name}: --conf {section}: the config has no such section{hint}", 2)
         add(section, config[section])
+    if stage.train and stage.conf and TASK in config:
+        flat[TASK] = config[TASK]  # another task has another loss over the same network
     return flat
 
 
@@ -213,6 +216,8 @@ def changes(record: dict, now: dict, defaults: dict[str, object] | None = None) 
     was, is_ = record["config"], now["config"]
     # Older versions recorded them, too.
     was = {key: value for key, value in was.items() if key not in INDIFFERENT_KEYS}
+    # An older record has no task.
+    is_ = is_ if TASK in was else {key: value for key, value in is_.items() if key != TASK}
     young = {key for key, value in (defaults or {}).items() if key not in was and is_.get(key, NOT_SET) == value}
     keys = {key: (was.get(key, NOT_SET), is_.get(key, NOT_SET)) for key in [*was, *(k for k in is_ if k not in was)]
             if is_ and key not in young and was.get(key, NOT_SET) != is_.get(key, NOT_SET)}
