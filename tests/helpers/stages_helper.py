@@ -172,3 +172,15 @@ class Recipe:
 def recipe(tmp_path: Path) -> Recipe:
     """A recipe under a path with a space and hanzi, as all its tests may as well have."""
     return Recipe(tmp_path / "a 语音 house")
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie has)."""
+    for _ in range(500):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False

@@ -15,8 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from stages_helper import Recipe
-from test_stages_signals import gone
+from stages_helper import Recipe, gone
 
 from speechlab.config import setting
 from speechlab.errors import UserError
