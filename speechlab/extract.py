@@ -56,7 +56,8 @@ def extract_folder(data: Path, to: Path, contract: FeatureContract, nj: int = 1,
     Args:
         shard: (i, of): with i = 0 nothing but the layout; else every ``of``-th part, and no manifests of whole splits.
     Returns:
-        Counts by split: cuts, seconds of audio, frames, resampled, mixed_down. Of a shard, those of its parts.
+        Counts by split: cuts, seconds of audio, frames, resampled, mixed_down, one_channel (of several). Of a shard,
+        those of its parts.
     Raises:
         UserError: no manifests, a manifest or an audio file that can't be read, an utterance too short for a frame.
     """
@@ -155,14 +156,16 @@ def _lines(manifest: Path) -> list[str]:
 
 
 def _count(cuts: Iterable[dict]) -> Counter:
-    total: Counter = Counter(cuts=0, seconds=0.0, frames=0, resampled=0, mixed_down=0)
+    total: Counter = Counter(cuts=0, seconds=0.0, frames=0, resampled=0, mixed_down=0, one_channel=0)
     for cut in cuts:
         total["cuts"] += 1
         total["seconds"] += cut["duration"]
         total["frames"] += cut["features"]["num_frames"]
         recording = cut["recording"]
-        total["resampled"] += any(t.get("name") == "Resample" for t in recording.get("transforms") or ())
-        total["mixed_down"] += len(recording["channel_ids"]) > 1
+        total["resampled"] += recording["sampling_rate"] != cut["features"]["sampling_rate"]
+        heard = len(cut["channel"]) if isinstance(cut["channel"], list) else 1
+        total["mixed_down"] += heard > 1
+        total["one_channel"] += heard == 1 < len(recording["channel_ids"])
     return total
 
 
@@ -177,10 +180,6 @@ def _do_part(job: Job) -> tuple[Path, Counter]:
             except Exception as error:  # lhotse raises whatever a missing or misspelt field leads to
                 raise UserError(f"{ark.parent.name}{SUFFIX} has a line that is no cut ({error!r}): {line[:80]}... "
                                 "Make the manifests again (stage 1)") from None
-            if cut.sampling_rate != contract.sample_rate:
-                # Through lhotse: the stored manifest's audio then has the very samples that its features are made of.
-                cut = cut.resample(contract.sample_rate)
-                item = cut.to_dict()
             samples, rate = audio.read(cut)
             features = extract(samples, rate, contract).numpy()
             if not len(features) or not math.isfinite(features.sum()):
@@ -290,6 +289,10 @@ def main(argv: list[str] | None = None) -> int:
               f"{c['mixed_down']:>12}")
     hours = sum(c["seconds"] for c in counts.values()) / 3600
     print(f"{contract.name()}: {hours:.2f} h in {wall:.1f} s -> {args.to}")
+    for split, c in counts.items():
+        if c["one_channel"]:
+            print(f"note: {c['one_channel']} utterances of {split} are one channel each of several, as their manifest "
+                  "says; if that is older than this rule, make it again (stage 1), and channels are averaged")
     return 0
 
 

@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from lhotse import MonoCut
+    from lhotse import MonoCut, MultiCut, Recording
 
 S, T = TypeVar("S"), TypeVar("T")
 
 
 def utterance(id: str, path: str | Path, text: str | None = None, speaker: str | None = None,
-              language: str | None = None, **custom: Any) -> MonoCut:
-    """A whole audio file as a MonoCut with one supervision; ``custom`` fields go to the supervision.
+              language: str | None = None, **custom: Any) -> MonoCut | MultiCut:
+    """A whole audio file as a cut with one supervision; ``custom`` fields go to the supervision.
 
-    Only the header is read. A file whose header can't be read becomes a cut of one sample: speechlab.prepare, which
-    opens every file, finds it, says why, and leaves it out, so that no corpus module has to.
+    It is a MonoCut, or of a file with several channels a MultiCut, which is heard as their mean. Only the header is
+    read. A file whose header can't be read becomes a cut of one sample: speechlab.prepare, which opens every file,
+    finds it, says why, and leaves it out, so that no corpus module has to.
     """
     import soundfile
-    from lhotse import MonoCut, Recording, SupervisionSegment
+    from lhotse import Recording
     from lhotse.audio import AudioSource
 
     path = os.path.abspath(path)
@@ -34,9 +35,23 @@ def utterance(id: str, path: str | Path, text: str | None = None, speaker: str |
     duration = samples / rate
     recording = Recording(id=id, sources=[AudioSource(type="file", channels=channels, source=path)],
                           sampling_rate=rate, num_samples=samples, duration=duration, channel_ids=channels)
-    supervision = SupervisionSegment(id=id, recording_id=id, start=0.0, duration=duration, text=text, speaker=speaker,
-                                     language=language, custom=custom or None)
-    return MonoCut(id=id, start=0.0, duration=duration, channel=0, recording=recording, supervisions=[supervision])
+    return part(id, recording, 0.0, duration, text=text, speaker=speaker, language=language, custom=custom or None)
+
+
+def part(id: str, recording: Recording, start: float, duration: float, channel: int | None = None,
+         **said: Any) -> MonoCut | MultiCut:
+    """A part of a recording, in seconds, as a cut with one supervision, whose fields are ``said``.
+
+    channel: which one is heard, counted from 0; None: the mean of all.
+    """
+    from lhotse import MonoCut, MultiCut, SupervisionSegment
+
+    heard: Any = channel if channel is not None else recording.channel_ids
+    heard = heard[0] if isinstance(heard, list) and len(heard) == 1 else heard
+    supervision = SupervisionSegment(id=id, recording_id=recording.id, start=0.0, duration=duration, channel=heard,
+                                     **said)
+    kind = MultiCut if isinstance(heard, list) else MonoCut
+    return kind(id=id, start=start, duration=duration, channel=heard, recording=recording, supervisions=[supervision])
 
 
 def threaded(function: Callable[[S], T], items: Iterable[S], nj: int) -> Iterator[T]:

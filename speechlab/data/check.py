@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,23 @@ SILENCE = 1e-4  # -80 dBFS: what never leaves +-this has no speech in it, whatev
 SHORTEST = 0.1  # seconds
 _TOLERANCE = 0.025  # seconds that a decoder may come short of its header (MP3 padding); lhotse's own tolerance
 _BLOCK = 1 << 20  # samples decoded at once, so that an hour of audio needs no gigabyte
-_UNKNOWN_LENGTH = 0x7FFFF000  # a WAV written into a pipe promises about 2 or 4 GB, since its writer couldn't know
+_UNKNOWN_LENGTH = 0x7F000000  # a file written into a pipe promises about 2 or 4 GB, since its writer couldn't know
+# Where libsndfile's log of a header says that samples are missing: bytes of the samples (WAV, AIFF, AU, SVX, WVE), or
+# of the whole file (W64, RF64), of which a few less are no loss.
+_SHORT = re.compile(r"^ *(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
+                    r"|^Data length (\d+) should be (\d+)", re.MULTILINE)
+Part = tuple[float, float] | tuple[float, float, "Sequence[int] | None"]
 
 
-def check_audio(path: str | Path, parts: Iterable[tuple[float, float]], silence: bool = False) -> list[str | None]:
-    """Why each part (start, duration in seconds) of the file can't be used: a short reason, or None for a good one.
+def check_audio(path: str | Path, parts: Iterable[Part], silence: bool = False) -> list[str | None]:
+    """Why each part of the file can't be used: a short reason, or None for a good one.
 
     Reasons begin with one of: missing, empty, unreadable, truncated, short, silent (unless ``silence`` is accepted),
-    NaN.
+    NaN, channel.
+
+    Args:
+        parts: (start, duration) in seconds of each, and maybe the channels that are heard (their mean), counted from 0;
+            None: all.
     """
     path, parts = Path(path), list(parts)
     if not path.is_file():
@@ -30,7 +39,7 @@ def check_audio(path: str | Path, parts: Iterable[tuple[float, float]], silence:
     try:
         with soundfile.SoundFile(path) as file:
             whole = _cut_short(file) or (None if file.frames else "empty: no samples")
-            return [whole or _check_part(file, *part, silence) for part in parts]
+            return [whole or _check_part(file, part, silence) for part in parts]
     except (soundfile.SoundFileError, OSError) as error:
         return [f"unreadable: {_why(error)}"] * len(parts)
 
@@ -57,18 +66,39 @@ def check_partner(path: str | Path, rate: int, seconds: float, part: tuple[float
 
 
 def _cut_short(file: soundfile.SoundFile) -> str | None:
-    """What the container promised, where the decoder would not notice: libsndfile shortens WAV and Ogg silently."""
+    """What the container promised, where the decoder would not notice: libsndfile shortens most formats silently."""
     log = file.extra_info
-    for promised, there in re.findall(r"^data\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE):
-        if int(there) + 16 < int(promised) < _UNKNOWN_LENGTH:
+    for numbers in _SHORT.findall(log):
+        promised, there = (int(number) for number in numbers if number)
+        if there + 16 < promised < _UNKNOWN_LENGTH:
             return f"truncated: {there} of {promised} bytes of samples are there"
-    if "Last page lacks an end-of-stream" in log and "Junk after the last page" in log:
+    no_end = "Last page lacks an end-of-stream" in log or "without an End-Of-Stream flag" in log  # Vorbis's, Opus's
+    if no_end and "Junk after the last page" in log:
         return "truncated: the last Ogg page is cut"
+    if re.search(r"Seems to be a truncated file|File seems to be truncated", log):  # VOC, MAT4
+        return "truncated: fewer samples are there than the header promises"
+    promised = _promised(file, log)
+    if file.frames < promised < _UNKNOWN_LENGTH:
+        return f"truncated: {file.frames} of {promised} samples are there"
     return None
 
 
-def _check_part(file: soundfile.SoundFile, start: float, duration: float, silence: bool) -> str | None:
+def _promised(file: soundfile.SoundFile, log: str) -> int:
+    """How many samples per channel the header of a NIST or AVR file promises; 0 for other formats."""
+    found = None
+    if file.format == "AVR":
+        found = re.search(r"^  Frames +: (\d+)", log, re.MULTILINE)
+    elif file.format == "NIST":  # of which libsndfile logs nothing: names and values in ASCII, a line each
+        with open(file.name, "rb") as raw:
+            found = re.search(r"^sample_count\s+-i\s+(\d+)", raw.read(1024).decode("latin-1"), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _check_part(file: soundfile.SoundFile, part: Part, silence: bool) -> str | None:
+    (start, duration), channels = part[:2], part[2] if len(part) > 2 else None
     rate = file.samplerate
+    if channels and max(channels) >= file.channels:
+        return f"channel: there is no channel {max(channels)}, counted from 0, among {file.channels}"
     first, count = round(start * rate), round(duration * rate)
     missing = first + count - file.frames
     if missing > _TOLERANCE * rate:
@@ -79,7 +109,8 @@ def _check_part(file: soundfile.SoundFile, start: float, duration: float, silenc
     try:
         file.seek(first)
         for block in _blocks(file, count):
-            mixed = block.mean(axis=1)  # what will be heard: channels in opposite phase are silence
+            # What will be heard: channels in opposite phase are silence.
+            mixed = (block[:, channels] if channels else block).mean(axis=1)
             if not np.isfinite(mixed).all():
                 return "NaN: samples that are not finite numbers"
             got, low, high = got + len(mixed), min(low, mixed.min()), max(high, mixed.max())

@@ -138,13 +138,20 @@ def _find_bad_audio(cuts: dict[str, list[MonoCut]], corpus: Corpus) -> dict[str,
     for some in cuts.values():
         for cut in some:
             files[cut.recording.sources[0].source].append(cut)
-    jobs = [(path, [(cut.start, cut.duration) for cut in some]) for path, some in files.items()]
+    jobs = [(path, [(cut.start, cut.duration, _channels(cut)) for cut in some]) for path, some in files.items()]
     silence = "label" in corpus.carries
     checked = threaded(lambda job: check_audio(*job, silence=silence), jobs, corpus.nj)
     bad: dict[str, str] = {}
     for reasons, some in zip(progress(checked, "Checking audio", total=len(files)), files.values()):
         bad.update({cut.id: reason for cut, reason in zip(some, reasons) if reason})
     return bad
+
+
+def _channels(cut: MonoCut) -> list[int]:
+    """The places in the file of the channels that are heard."""
+    heard = cut.channel if isinstance(cut.channel, list) else [cut.channel]
+    there = cut.recording.channel_ids
+    return [there.index(channel) if channel in there else channel for channel in heard]
 
 
 def _lacks(cut: MonoCut, what: str) -> str | None:
@@ -197,7 +204,7 @@ def _summary(cuts: list[MonoCut], before: int, changed: int) -> dict[str, Any]:
         "seconds": round(sum(cut.duration for cut in cuts), 3),
         "speakers": len({cut.supervisions[0].speaker for cut in cuts} - {None}),
         "resampled": sum(cut.sampling_rate != SAMPLE_RATE for cut in cuts),
-        "mixed_down": sum(cut.recording.num_channels > 1 for cut in cuts),
+        "mixed_down": sum(len(_channels(cut)) > 1 for cut in cuts),
         "left_out": before - len(cuts),
         "normalised": changed,
         "long": [cut.id for cut in cuts if cut.duration > LONG],
