@@ -18,7 +18,7 @@ import torch
 from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 
 from speechlab import extract as stage
-from speechlab.corpora import cuts as made
+from speechlab.corpora import cuts as cutting
 from speechlab.errors import UserError
 from speechlab.features import audio
 from speechlab.features.contract import FeatureContract, load_contract, require_same
@@ -345,15 +345,15 @@ def test_a_part_is_read_as_the_whole_is(tmp_path: Path, monkeypatch: pytest.Monk
                             ("a.sph", {"format": "NIST"}, np.float32),
                             ("u.sph", {"format": "NIST", "subtype": "ULAW"}, np.float32)):
         soundfile.write(tmp_path / name, sound, 8000, **how)
-        recording = made.utterance("a", tmp_path / name).recording
-        whole, rate = audio.read(made.part("a", recording, 0.0, 1.0))
+        recording = cutting.utterance("a", tmp_path / name).recording
+        whole, rate = audio.read(cutting.part("a", recording, 0.0, 1.0))
         assert rate == 8000 and whole.shape == (2, 8000) and whole.dtype == kind
-        one, rate = audio.read(made.part("b", recording, 0.1, 0.50006, channel=1))  # 4000.48 samples
+        one, rate = audio.read(cutting.part("b", recording, 0.1, 0.50006, channel=1))  # 4000.48 samples
         assert rate == 8000 and np.array_equal(one, whole[1:, 800:4800])
-        last, _ = audio.read(made.part("c", recording, 0.75, 0.25))
+        last, _ = audio.read(cutting.part("c", recording, 0.75, 0.25))
         assert np.array_equal(last, whole[:, 6000:])
         with pytest.raises(UserError, match="2000 of 2400 samples are there from 0.75 s on"):
-            audio.read(made.part("d", recording, 0.75, 0.3))
+            audio.read(cutting.part("d", recording, 0.75, 0.3))
 
 
 def test_segments_of_a_nist_file_through_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -362,8 +362,8 @@ def test_segments_of_a_nist_file_through_the_stage(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PATH", str(tmp_path))
     sound = 0.1 * np.random.default_rng(0).standard_normal((8000, 2))
     soundfile.write(tmp_path / "a.sph", sound, 8000, format="NIST")
-    recording = made.utterance("a", tmp_path / "a.sph").recording
-    CutSet.from_cuts([made.part("b", recording, 0.25, 0.5, channel=1, text="b")]).to_file(tmp_path / "train.jsonl.gz")
+    recording = cutting.utterance("a", tmp_path / "a.sph").recording
+    CutSet.from_cuts([cutting.part("b", recording, 0.25, 0.5, channel=1, text="b")]).to_file(tmp_path / "train.jsonl.gz")
     config = tmp_path / "c.yaml"
     config.write_text("task: asr\nmodel: {class: 'speechlab.models.asr:Conformer'}\n")
     assert stage.main([str(config), "--data", str(tmp_path), "--to", str(tmp_path / "out")]) == 0
