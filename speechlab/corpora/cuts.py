@@ -28,7 +28,7 @@ def utterance(id: str, path: str | Path, text: str | None = None, speaker: str |
 
     path = os.path.abspath(path)
     try:
-        header = soundfile.info(path)
+        header = soundfile.info(os.fsencode(path))  # soundfile itself encodes only UTF-8
         rate, samples, channels = header.samplerate, max(header.frames, 1), list(range(header.channels))
     except (soundfile.SoundFileError, OSError):
         rate, samples, channels = 16000, 1, [0]

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from speechlab.corpora import folder as folders
 from speechlab.corpora.cuts import part, threaded, utterance
 from speechlab.errors import UserError
+from speechlab.files import is_hidden
 from speechlab.progress import progress
 
 if TYPE_CHECKING:
@@ -134,7 +135,12 @@ def find(folder: Path, named: dict[str, str]) -> list[tuple[str, Path]]:
             raise UserError(f"{folder} is one data directory: train, dev and test name directories in a folder of "
                             "several", status=2)
         return [("", folder)]
-    there = sorted(path.parent.name for path in folder.glob("*/wav.scp"))
+    entries = [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
+    for path in (place for entry in entries for place in (entry, entry / "wav.scp")):
+        if path.is_symlink() and not path.exists() and (path not in entries or any(
+                name.fullmatch(path.name) for name in _NAMES.values())):
+            raise UserError(f"{path} is a link to nothing ({os.readlink(path)}): mend or remove it")
+    there = [path.name for path in entries if (path / "wav.scp").is_file()]
     chosen: list[tuple[str, Path]] = []
     for split, pattern in _NAMES.items():
         names = [name for name in named[split].split(",") if name]

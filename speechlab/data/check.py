@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def check_audio(path: str | Path, parts: Iterable[Part], silence: bool = False) 
     if path.stat().st_size == 0:
         return ["empty: 0 bytes"] * len(parts)
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # soundfile itself encodes only UTF-8
             whole = _cut_short(file) or (None if file.frames else "empty: no samples")
             return [whole or _check_part(file, part, silence) for part in parts]
     except (soundfile.SoundFileError, OSError) as error:
@@ -52,7 +53,7 @@ def check_partner(path: str | Path, rate: int, seconds: float, part: tuple[float
         part: start and duration in seconds of what is used of both; judged as by :func:`check_audio`.
     """
     try:
-        header = soundfile.info(str(path))
+        header = soundfile.info(os.fsencode(path))
     except (soundfile.SoundFileError, OSError):
         header = None
     if header and header.frames:  # else check_audio says why

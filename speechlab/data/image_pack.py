@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from speechlab.errors import UserError
-from speechlab.files import write_json
+from speechlab.files import shown, write_json
 from speechlab.progress import progress
 
 # What a split is made of: images (an array N x H x W x C, or an iterable of H x W x C arrays, where None stands for an
@@ -75,7 +75,7 @@ class Pack:
         """A name for each image of a split: the corpus's own, or ``<split>-<number>``."""
         path = self.folder / f"{name}.ids.txt"
         if path.exists():
-            return path.read_text(encoding="utf-8").splitlines()
+            return path.read_bytes().decode().removesuffix("\n").split("\n")  # a name may hold other line separators
         return [f"{name}-{number:05d}" for number in range(self.splits[name]["count"])]
 
 
@@ -168,7 +168,7 @@ def _write_split(folder: Path, name: str, split: Split, classes: int, shape: tup
         os.fsync(file.fileno())
     np.save(folder / f"{name}.labels.npy", labels[there].astype(np.int64))
     if ids:
-        (folder / f"{name}.ids.txt").write_text("".join(f"{ids[0][i]}\n" for i in there), encoding="utf-8")
+        (folder / f"{name}.ids.txt").write_text("".join(f"{shown(str(ids[0][i]))}\n" for i in there), encoding="utf-8")
     per_class = np.bincount(labels[there].astype(np.int64), minlength=classes)
     assert shape is not None
     return shape, {"count": len(there), "per_class": per_class.tolist()}, pixels

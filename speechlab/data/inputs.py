@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from speechlab.errors import UserError
+from speechlab.files import shown, walk
 
 # What is audio by its name; libsndfile does not read the second line, but whoever has such files must be told.
 AUDIO = frozenset(".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc .wv "
@@ -22,25 +24,25 @@ IMAGES = frozenset(".png .jpg .jpeg .bmp .gif .tif .tiff .webp .ppm .pgm".split(
 def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> tuple[list[Path], list[str]]:
     """The files that are meant, each once, in order; and what is wrong with the rest.
 
-    A folder is searched with all below it for names with one of ``suffixes``; a file is taken whatever its name.
+    A folder is searched with all below it, also behind links, for names with one of ``suffixes``; a file is taken
+    whatever its name. A link of such a name that leads nowhere is a file that is missing. What else is left out of a
+    folder is counted on stderr.
     """
     files: dict[Path, None] = {}
     bad = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file()
-                           and not any(part.startswith(".") for part in file.relative_to(path).parts))
+            walked = walk(path)
+            found = [file for file in sorted(walked.files + walked.dangling) if file.suffix.lower() in suffixes]
+            walked.dangling = [link for link in walked.dangling if link not in found]
+            for note in walked.notes():
+                print(f"note: {note}", file=sys.stderr)
             files.update(dict.fromkeys(found))
             if not found:
-                bad.append(f"{path}: no {what} in this folder")
+                bad.append(f"{shown(path)}: no {what} in this folder")
         else:
             files[path] = None
     return list(files), bad
-
-
-def shown(path: Path) -> str:
-    """A file's name for output, whatever bytes it is made of."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import soundfile
 from lhotse import Recording
@@ -47,7 +49,7 @@ def read(cut: Cut) -> tuple[np.ndarray, int]:
 
 def _read_file(path: str, recording: Recording, start: float, duration: float) -> np.ndarray:
     """(all channels, samples) of a file from ``start`` on, both in seconds; ValueError where the manifest is wrong."""
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
         rate = file.samplerate
         if rate != recording.sampling_rate or abs(file.frames / rate - recording.duration) > _TOLERANCE:
             raise ValueError(f"it has {file.frames} samples at {rate} Hz, and its manifest says "

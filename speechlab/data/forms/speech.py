@@ -24,7 +24,7 @@ from speechlab.data.forms import Corpus
 from speechlab.data.manifests import carried, write_splits
 from speechlab.data.text import normalise
 from speechlab.errors import UserError
-from speechlab.files import write_json, write_text
+from speechlab.files import shown, write_json, write_text
 from speechlab.progress import progress
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _find_bad_partners(cuts: dict[str, list[MonoCut]], nj: int, bad: dict[str, s
 def _write_bad(out: Path, cuts: dict[str, list[MonoCut]], bad: dict[str, str]) -> None:
     """Write bad_audio.tsv, also when the stage then fails because too much is bad."""
     path = out / "bad_audio.tsv"
-    rows = [(cut.recording.sources[0].source, bad[cut.id], split, cut.id)
+    rows = [(shown(cut.recording.sources[0].source), bad[cut.id], split, cut.id)
             for split, some in cuts.items() for cut in some if cut.id in bad]
     write_text(path, "\n".join("\t".join(row) for row in [("path", "reason", "split", "id"), *rows]) + "\n")
     for split, some in cuts.items():

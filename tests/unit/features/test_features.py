@@ -363,7 +363,8 @@ def test_segments_of_a_nist_file_through_the_stage(tmp_path: Path, monkeypatch: 
     sound = 0.1 * np.random.default_rng(0).standard_normal((8000, 2))
     soundfile.write(tmp_path / "a.sph", sound, 8000, format="NIST")
     recording = cutting.utterance("a", tmp_path / "a.sph").recording
-    CutSet.from_cuts([cutting.part("b", recording, 0.25, 0.5, channel=1, text="b")]).to_file(tmp_path / "train.jsonl.gz")
+    cut = cutting.part("b", recording, 0.25, 0.5, channel=1, text="b")
+    CutSet.from_cuts([cut]).to_file(tmp_path / "train.jsonl.gz")
     config = tmp_path / "c.yaml"
     config.write_text("task: asr\nmodel: {class: 'speechlab.models.asr:Conformer'}\n")
     assert stage.main([str(config), "--data", str(tmp_path), "--to", str(tmp_path / "out")]) == 0
