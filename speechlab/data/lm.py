@@ -63,7 +63,7 @@ def estimate(texts: Iterable[str], tokenizer: Tokenizer, config: LMConfig, more_
 
 def _read(path: Path, language: str | None) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise UserError(f"--text: no file {path}") from None
     except UnicodeDecodeError as error:

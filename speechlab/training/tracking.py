@@ -115,7 +115,7 @@ class Tracker:
     def __init__(self, exp: Path, step: int = 0, tensorboard: bool = True, histograms: int = 1, wandb: bool = False):
         self.exp, self.path, self.every = exp, exp / "metrics.jsonl", histograms
         self.wandb = _wandb(exp) if wandb else None  # before anything is written, since it may raise an error
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8").split("\n") if self.path.exists() else []
         kept = [line for line in lines if (record := _record(line)) and record.get("step", 0) <= step]
         self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self.file = open(self.path, "a", encoding="utf-8")

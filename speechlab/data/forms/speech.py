@@ -25,7 +25,7 @@ from speechlab.data.forms import Corpus
 from speechlab.data.manifests import carried, write_splits
 from speechlab.data.text import normalise
 from speechlab.errors import UserError
-from speechlab.files import write_json, write_text
+from speechlab.files import shown, write_json, write_text
 from speechlab.progress import progress
 
 if TYPE_CHECKING:
@@ -139,13 +139,20 @@ def _find_bad_audio(cuts: dict[str, list[MonoCut]], corpus: Corpus) -> dict[str,
     for some in cuts.values():
         for cut in some:
             files[cut.recording.sources[0].source].append(cut)
-    jobs = [(path, [(cut.start, cut.duration) for cut in some]) for path, some in files.items()]
+    jobs = [(path, [(cut.start, cut.duration, _channels(cut)) for cut in some]) for path, some in files.items()]
     silence = "label" in corpus.carries
     checked = threaded(lambda job: check_audio(*job, silence=silence), jobs, corpus.nj)
     bad: dict[str, str] = {}
     for reasons, some in zip(progress(checked, "Checking audio", total=len(files)), files.values()):
         bad.update({cut.id: reason for cut, reason in zip(some, reasons) if reason})
     return bad
+
+
+def _channels(cut: MonoCut) -> list[int]:
+    """The places in the file of the channels that are heard."""
+    heard = cut.channel if isinstance(cut.channel, list) else [cut.channel]
+    there = cut.recording.channel_ids
+    return [there.index(channel) if channel in there else channel for channel in heard]
 
 
 def _lacks(cut: MonoCut, what: str) -> str | None:
@@ -176,7 +183,7 @@ def _find_bad_partners(cuts: dict[str, list[MonoCut]], nj: int, bad: dict[str, s
 def _write_bad(out: Path, cuts: dict[str, list[MonoCut]], bad: dict[str, str]) -> None:
     """Write bad_audio.tsv. It is written even if the stage then fails because too many utterances are bad."""
     path = out / "bad_audio.tsv"
-    rows = [(cut.recording.sources[0].source, bad[cut.id], split, cut.id)
+    rows = [(shown(cut.recording.sources[0].source), bad[cut.id], split, cut.id)
             for split, some in cuts.items() for cut in some if cut.id in bad]
     write_text(path, "\n".join("\t".join(row) for row in [("path", "reason", "split", "id"), *rows]) + "\n")
     for split, some in cuts.items():
@@ -198,7 +205,7 @@ def _summary(cuts: list[MonoCut], before: int, changed: int) -> dict[str, Any]:
         "seconds": round(sum(cut.duration for cut in cuts), 3),
         "speakers": len({cut.supervisions[0].speaker for cut in cuts} - {None}),
         "resampled": sum(cut.sampling_rate != SAMPLE_RATE for cut in cuts),
-        "mixed_down": sum(cut.recording.num_channels > 1 for cut in cuts),
+        "mixed_down": sum(len(_channels(cut)) > 1 for cut in cuts),
         "left_out": before - len(cuts),
         "normalised": changed,
         "long": [cut.id for cut in cuts if cut.duration > LONG],

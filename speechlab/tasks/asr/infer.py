@@ -22,6 +22,7 @@ import argparse
 import collections
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -148,7 +149,7 @@ def counted(jobs: Iterator[Job], total: int) -> Iterator[Job]:
 
 def _seconds(file: Path) -> float:
     try:
-        return soundfile.info(str(file)).duration
+        return soundfile.info(os.fsencode(file)).duration
     except (soundfile.SoundFileError, OSError, TypeError):  # said when its turn comes
         return 0.0
 

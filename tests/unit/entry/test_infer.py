@@ -216,6 +216,32 @@ def test_any_rate_channels_and_format(run, tmp_path):
     assert [f["text"] for f in found] == [text] * 8
 
 
+def test_folders_links_and_what_is_left_out(tmp_path, capsys):
+    """Linked folders are read, loops end, links to nothing are files that are missing, the rest is counted."""
+    from speechlab.data.inputs import AUDIO, listed
+
+    for name in ("a.wav", ".hidden.wav", ".ipynb_checkpoints/a-checkpoint.wav", "notes.txt"):
+        write(tmp_path / "in" / name, sound("三")) if name.endswith(".wav") else (tmp_path / "in" / name).touch()
+    write(tmp_path / "far" / "b.wav", sound("三"))
+    for name, target in (("far", "far"), ("loop", "in"), ("gone.wav", "gone.wav"), ("gone", "gone")):
+        (tmp_path / "in" / name).symlink_to(tmp_path / target)
+    files, bad = listed([tmp_path / "in"], AUDIO, "audio file")
+    assert [str(file.relative_to(tmp_path / "in")) for file in files] == ["a.wav", "far/b.wav", "gone.wav"] and not bad
+    here = tmp_path / "in"
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: 2 hidden files or folders under {here} (first: .hidden.wav): left out",
+        f"note: 1 links to nothing under {here} (first: gone): left out",
+        f"note: 1 links to folders that are read anyway under {here} (first: loop): left out"]
+    assert listed([tmp_path / "far" / "..", tmp_path / "in"], [".nothing"], "audio file")[1]
+
+
+def test_a_file_whose_name_is_not_utf8(run, tmp_path):
+    """soundfile itself can't be asked for it by a string."""
+    write(tmp_path / "in" / "a.wav", sound("三一四")).rename(tmp_path / "in" / os.fsdecode(b"caf\xe9\n.wav"))
+    (found,) = objects(run, "ctc", tmp_path / "in")
+    assert found["text"] == "三一四" and found["file"] == f"{tmp_path}/in/caf\\xe9\\n.wav" and found["error"] is None
+
+
 def test_samples_at_an_odd_rate_take_no_gigabytes(monkeypatch):
     def never(*_):
         raise AssertionError("torchaudio's table for 44,101 Hz is larger than a machine's memory")

@@ -65,6 +65,42 @@ def test_truncated_in_every_format(tmp_path, suffix):
     assert check_audio(cut_file(path), [(0, 3)])[0].startswith("truncated")
 
 
+@pytest.mark.parametrize("format, subtype, reason", [
+    ("AIFF", "PCM_16", "48008 of 96008 bytes"), ("AIFF", "FLOAT", "96008 of 192008 bytes"),
+    ("AU", "PCM_16", "48000 of 96000 bytes"), ("AU", "ULAW", "24000 of 48000 bytes"),
+    ("NIST", "PCM_16", "24000 of 48000 samples"), ("NIST", "ULAW", "24000 of 48000 samples"),
+    ("W64", "PCM_16", "bytes"), ("RF64", "PCM_16", "bytes"), ("VOC", "PCM_16", "than the header promises"),
+])
+def test_truncated_where_libsndfile_says_nothing(tmp_path, format, subtype, reason):
+    """It shortens these to what is there: the header's promise is compared with it, whoever asks for how much."""
+    path = tmp_path / "a"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).normal(size=48000), 16000, format=format, subtype=subtype)
+    assert check_audio(path, [(0, 3)]) == [None]
+    size = 3 * 16000 // 2 * (2 if subtype == "PCM_16" else 4 if subtype == "FLOAT" else 1)
+    path.write_bytes(path.read_bytes()[:-size])
+    (found,) = check_audio(path, [(0, 1.0)])
+    assert found.startswith("truncated: ") and reason in found
+
+
+def test_lengths_that_a_pipe_could_not_know(tmp_path):
+    """AU's -1, and sox's 0x7f000000 in AIFF: nothing is promised."""
+    for format, mark, value in (("AU", b".snd", b"\0\0\0\x18" + b"\xff" * 4), ("AIFF", b"SSND", b"\x7f\0\0\x08")):
+        path = tone(tmp_path / format, format=format)
+        data = bytearray(path.read_bytes())
+        at = data.index(mark) + 4
+        data[at:at + len(value)] = value
+        path.write_bytes(data)
+        assert check_audio(path, [(0, 0.5)]) == [None]
+
+
+def test_one_channel_is_judged_alone(tmp_path):
+    good = 0.1 * np.sin(np.arange(8000) * 0.1)
+    soundfile.write(tmp_path / "a.wav", np.stack([good, 0 * good], 1), 16000, subtype="FLOAT")
+    assert check_audio(tmp_path / "a.wav", [(0, 0.5, [0]), (0, 0.5, None), (0, 0.5, [0, 1])]) == [None] * 3
+    assert check_audio(tmp_path / "a.wav", [(0, 0.5, [1])])[0].startswith("silent")
+    assert check_audio(tmp_path / "a.wav", [(0, 0.5, [2])])[0].startswith("channel: there is no channel 2")
+
+
 def test_each_kind_of_bad_audio(tmp_path):
     good = 0.1 * np.sin(np.arange(8000) * 0.1)
     with_nan, with_inf, offset = good.copy(), good.copy(), np.full(8000, 0.3)

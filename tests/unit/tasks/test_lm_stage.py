@@ -7,6 +7,7 @@ import pytest
 from lhotse import CutSet
 
 from speechlab.corpora.cuts import utterance
+from speechlab.data import lm
 from speechlab.data.lm import LMConfig, estimate
 from speechlab.data.tokens import Tokenizer
 from speechlab.decoding.arpa import load
@@ -105,3 +106,9 @@ def test_errors(data, monkeypatch, capsys, tmp_path):
     CutSet.from_cuts([cut]).to_file(data / "train.jsonl.gz")
     assert run(monkeypatch, data) == 1
     assert "empty" in capsys.readouterr().err
+
+
+def test_a_line_ends_at_a_line_feed_alone(tmp_path):
+    """U+2028 and others, at which str.splitlines breaks, stand within a sentence."""
+    (tmp_path / "text").write_bytes("一\u2028二\r\n三\x0b四\n".encode())
+    assert len(lm._read(tmp_path / "text", "zh")) == 2
