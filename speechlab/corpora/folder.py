@@ -3,8 +3,9 @@
 ``manifest.tsv`` is UTF-8, separated by tabs, with a header line. ``path`` (relative to the folder, or absolute) and
 what the recipe learns from must be there: ``text``, or what ``prepare --carry`` names (``label``, ``speaker``,
 ``clean``: the path of a clean partner, or a recipe's own word). ``speaker``, ``split`` (train, dev, test or test_...)
-and ``language`` (zh, en...) may be; any other column is kept as a custom field of the supervision. Audio: whatever
-soundfile reads, at any rate, with any number of channels.
+and ``language`` (zh, en...) may be; any other column is kept as a custom field of the supervision. In ``text``,
+non-speech symbols such as ``<NOISE>`` are left out (``prepare --option symbols=keep`` keeps them as tokens). Audio:
+whatever soundfile reads, at any rate, with any number of channels.
 
 Where nothing but labels is carried, class folders do without a manifest: ``yes/*.wav no/*.flac``, or the same under
 ``train`` and ``test`` (and ``dev`` or ``valid``).

@@ -3,6 +3,8 @@
 
 What ``prepare --carry`` names must be there: ``text`` in text, ``speaker`` in utt2spk, ``label`` in utt2label (where
 there is none in utt2lang, else in text), a recipe's own WORD in utt2WORD. Where no text is carried, none is needed.
+Non-speech symbols in text (``<NOISE>``, ``[laughter]``) are left out; ``prepare --option symbols=keep`` keeps them as
+tokens, and ``--option nlsyms=FILE`` names those of one's own, as ESPnet's file of that name does.
 
 An entry of wav.scp may be a file, ``cat FILE |``, or a place in an archive (``FILE.ark:1234``), which is unpacked. **No
 command is executed**: any other pipe is refused, and of an archive nothing is read but sound. (lhotse's own import runs

@@ -4,7 +4,8 @@ A corpus names its form (``FORM = "speech"``, which is also the default). A form
 
 * ``CARRIES``: what items carry where the corpus does not say it, e.g. ``("text",)``;
 * ``finish(made, out, corpus)``: checks ``made``, which is what ``prepare()`` returned, writes it into the folder
-  ``out`` (all of it or, on any error, nothing), and prints a small table. ``corpus`` is a :class:`Corpus`.
+  ``out`` (all of it or, on any error, nothing), and prints a small table. ``corpus`` is a :class:`Corpus`;
+* ``OPTIONS``, if it has any: the names and defaults of options that all corpora of the form take (``--option``).
 
 Forms are found by name: a new one is a new module here, or ``local.NAME`` in a recipe's ``local/``.
 """
@@ -15,7 +16,9 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from speechlab.errors import UserError
 
@@ -26,12 +29,14 @@ class Corpus:
 
     name: as on the command line. carries: what each item carries (``text``, ``label``, ``speaker``, ``clean``, or a
     recipe's own word). shared_speakers: speakers may be in several splits. nj: how many files to read at once.
+    options: those of the form's ``OPTIONS`` that were given.
     """
 
     name: str
     carries: tuple[str, ...]
     shared_speakers: bool = False
     nj: int = 1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def names() -> list[str]:
