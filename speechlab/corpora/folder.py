@@ -5,7 +5,8 @@
 * ``path``: needed; relative to the folder, or absolute. soundfile must be able to read the file. Any sample rate and
   any number of channels will do.
 * what the recipe learns from: needed. This is ``text``, or what ``prepare --carry`` names: ``label``, ``speaker``,
-  ``clean`` (the path of the clean version of a noisy file), or a recipe's own word.
+  ``clean`` (the path of the clean version of a noisy file), or a recipe's own word. In ``text``, non-speech symbols
+  such as ``<NOISE>`` are left out; ``prepare --option symbols=keep`` keeps them as tokens.
 * ``speaker``, ``split`` (train, dev, test or test_...), ``language`` (zh, en...): optional.
 * any other column becomes a custom field of the supervision.
 

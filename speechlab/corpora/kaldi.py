@@ -8,6 +8,9 @@ What ``prepare --carry`` names must be there:
 * ``label``: in utt2label; if there is no such file, in utt2lang; else in text.
 * a recipe's own WORD: in utt2WORD.
 
+Non-speech symbols in text (``<NOISE>``, ``[laughter]``) are left out. ``prepare --option symbols=keep`` keeps them as
+tokens, and ``--option nlsyms=FILE`` names further ones, in a file such as ESPnet's of that name.
+
 A fifth field of segments is the channel that is heard, counted from 0 or as A, B, as Kaldi's extract-segments takes it.
 Where there is none, ``reco2file_and_channel`` may say which side of a call a recording is (A or 1 is the first). Where
 nobody says it, several channels are averaged.

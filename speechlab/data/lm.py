@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from speechlab.config import short_hash
+from speechlab.data.symbols import KEEP, KEPT, LEAVE_OUT, Symbols
 from speechlab.data.text import normalise
 from speechlab.data.tokens import Tokenizer
 from speechlab.decoding.ngram import NGram
@@ -47,13 +48,15 @@ def estimate(texts: Iterable[str], tokenizer: Tokenizer, config: LMConfig, more_
         texts: the training transcripts, normalised.
         tokenizer: splits text into the tokens of the model.
         config: the section ``lm``.
-        more_text: a file of more text (UTF-8, one sentence per line), which is normalised as transcripts are.
+        more_text: a file of more text (UTF-8, one sentence per line), which is normalised as transcripts are:
+            non-speech symbols are left out of it unless the transcripts have kept theirs.
         language: of that file (``zh``, ``en``...).
     Raises:
         UserError: ``more_text`` is missing, not UTF-8, or without words.
     """
     sentences = list(dict.fromkeys(texts) if config.distinct else texts)
-    more = _read(more_text, language) if more_text else []
+    kept = any(map(KEPT.search, sentences))
+    more = _read(more_text, language, KEEP if kept else LEAVE_OUT) if more_text else []
     if config.distinct:
         more = list(dict.fromkeys(more))
     units = [[tokenizer.units[i] for i in tokenizer.encode(text)] for text in [*sentences, *more]]
@@ -61,14 +64,14 @@ def estimate(texts: Iterable[str], tokenizer: Tokenizer, config: LMConfig, more_
     return NGram(units, config.order, weights, vocabulary=tokenizer.units[2:])
 
 
-def _read(path: Path, language: str | None) -> list[str]:
+def _read(path: Path, language: str | None, symbols: Symbols) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise UserError(f"--text: no file {path}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"--text: {path} is not UTF-8 ({error.reason} at byte {error.start})") from None
-    found = [text for text in (normalise(line, language) for line in lines) if text]
+    found = [text for text in (normalise(line, language, symbols) for line in lines) if text]
     if not found:
         raise UserError(f"--text: nothing is said in {path}")
     return found

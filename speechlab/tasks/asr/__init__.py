@@ -26,7 +26,7 @@ class Asr(Task):
 
     about = "speech to text"
     Config = Config
-    metrics = tuple(METRICS[name] for name in ("wer", "cer", "ser", "rtf"))
+    metrics = tuple(METRICS[name] for name in ("mer", "wer", "cer", "ser", "rtf"))
 
     def arguments(self, parser: argparse.ArgumentParser, command: str) -> None:
         if command == "decode":

@@ -26,6 +26,7 @@ from speechlab.models.espnet import adapt
 from speechlab.models.layers import padding_mask
 from speechlab.scoring.metric import METRICS
 from speechlab.scoring.views import matrix, mosaic
+from speechlab.scoring.wer import units
 from speechlab.tasks.asr.config import Config, takes_between
 from speechlab.training.device import to_device
 from speechlab.training.interface import Evaluation, Loss
@@ -163,8 +164,8 @@ class AsrTraining:
                 hyps[name] = self.tokenizer.decode(hyp.tokens)
             if model.decoder is not None:
                 drawn |= self._alignments(model, found, batch)
-        refs = [" ".join(self.texts[n].replace(" ", "")) for n in hyps]
-        rate = jiwer.process_words(refs, [" ".join(h.replace(" ", "")) for h in hyps.values()])
+        refs = [" ".join(units(self.texts[n], "char")) for n in hyps]
+        rate = jiwer.process_words(refs, [" ".join(units(h, "char")) for h in hyps.values()])
         samples = [(n, self.texts[n], hyps[n]) for n in self.shown if n in hyps]
         phase = "all blank" if model.head is not None and 100 * rate.wer >= ALL_BLANK else ""
         pictures = {"attention": mosaic([drawn[name] for name in self.shown if name in drawn])} if drawn else {}

@@ -56,6 +56,20 @@ def test_any_format_rate_and_channels_through_the_whole_stage(tmp_path, capsys):
     assert (sum(int(c[4]) for c in counted), sum(int(c[5]) for c in counted)) == (4, 3)  # resampled, mixed down
 
 
+@pytest.mark.parametrize("options, texts, language", [
+    ([], {"HELLO 0", "HELLO 1", "HELLO 2"}, "en"),
+    (["--option", "symbols=keep"], {"HELLO <NOISE> 0", "HELLO <NOISE> 1", "HELLO <NOISE> 2"}, "en"),
+    ([], {"HELLO 0", "HELLO 1", "HELLO 2"}, "中文")])
+def test_symbols_by_option(tmp_path, options, texts, language):
+    root = write(tmp_path / "mine", ("path", "text", "language"),
+                 *((f"{i}.wav", f"hello [noise] {i}", language) for i in range(3)))
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data"), *options]) == 0
+    from lhotse import CutSet
+
+    assert {cut.supervisions[0].text for split in ("train", "dev", "test")
+            for cut in CutSet.from_file(tmp_path / f"data/{split}.jsonl.gz")} == texts
+
+
 def test_by_speaker_is_disjoint_balanced_and_steady(tmp_path):
     sizes = {f"s{i:02d}": 3 + i % 5 for i in range(40)}
     split = folder.split_speakers(sizes)

@@ -538,6 +538,33 @@ def test_what_espnet_needs(plain, capsys):
     assert subprocess.run(["bash", "-n", str(to / "espnet" / "asr_train.sh")]).returncode == 0
 
 
+def test_symbols_come_in_and_go_out(tmp_path, capsys):
+    """ESPnet is told which tokens are no characters, and what was exported can be read again."""
+    root = tmp_path / "kaldi"
+    directory(root, [f"s{i}-x" for i in range(5)])
+    text = [f"s{i}-x 你 好 <noise> !HUM" for i in range(5)]
+    (root / "text").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (root / "utt2lang").write_text("".join(f"s{i}-x 汉语\n" for i in range(5)), encoding="utf-8")
+    (tmp_path / "nlsyms").write_text("!HUM\n")
+
+    def texts(source, *options):
+        assert prepare.main(["kaldi", "--from", str(source), "--to", str(tmp_path / "data"), *options]) == 0
+        return {cut.supervisions[0].text for split in ("train", "dev", "test")
+                for cut in read_cuts(tmp_path / f"data/{split}.jsonl.gz")}
+
+    own = f"--option=nlsyms={tmp_path / 'nlsyms'}"
+    assert texts(root) == {"你好HUM"} and texts(root, own) == {"你好"}
+    assert texts(root, own, "--option=symbols=keep") == {"你好<NOISE> <HUM>"}
+    tokens = Tokenizer.train(["你好<NOISE> <HUM>"])
+    write_json(tmp_path / "data/char-1/tokens.json", {"main": tokens.state()})
+    assert outgoing.main(["export", str(tmp_path / "data"), "--to", str(tmp_path / "out"), "--espnet"]) == 0
+    assert sorted(lines(tmp_path / "out/espnet/nlsyms.txt")) == ["<HUM>", "<NOISE>"]
+    assert "--non_linguistic_symbols" in (tmp_path / "out/espnet/asr_train.sh").read_text()
+    assert lines(tmp_path / "out/espnet/dev/text_shape")[0].split()[1] == f"5,{len(tokens) + 1}"
+    assert texts(tmp_path / "out", "--option=symbols=keep") == {"你好<NOISE> HUM"}, "one's own must be named"
+    assert texts(tmp_path / "out", "--option=symbols=keep", own) == {"你好<NOISE> <HUM>"}
+
+
 def test_what_espnet_can_not_take(plain, corpus, capsys):
     tokens = ["--espnet", "--tokens", "char-1"]
     assert outgoing.main(["export", str(plain), "--to", str(plain / "a,b"), *tokens]) == 1

@@ -157,6 +157,47 @@ def test_what_is_written(tmp_path):
     assert (tmp_path / "data/bad_audio.tsv").read_text() == "path\treason\tsplit\tid\n"
 
 
+def test_symbols_are_left_out_or_kept_and_counted(tmp_path, capsys):
+    change = {"train0": {"text": "<NOISE> hello [laughter] world {noise}", "language": "en"},
+              "train1": {"text": "好(hesitation)的"}, "train2": {"text": "<noise>"}, "dev0": {"text": "<foo> 好"}}
+    out = tmp_path / "out"
+    summary = finish(corpus(tmp_path, **change), out)
+    train = {cut.id: cut.supervisions[0].text for cut in CutSet.from_file(out / "train.jsonl.gz")}
+    assert (train["train0"], train["train1"]) == ("HELLO WORLD", "好的") and "train2" not in train
+    assert listed(out) == {"train2": "text"} and "non-speech symbols" in (out / "bad_audio.tsv").read_text()
+    assert summary["train"]["symbols"] == {"<HESITATION>": 1, "<LAUGHTER>": 1, "<NOISE>": 3}
+    assert summary["dev"]["symbols"] == summary["test"]["symbols"] == {}
+    assert json.loads((out / "summary.json").read_text()) == summary
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0].split()[-1] == "symbols" and [line.split()[-1] for line in lines[1:4]] == ["5", "0", "0"]
+    assert lines[4].startswith("symbols left out (") and lines[4].endswith(": <NOISE> 3, <HESITATION> 1, <LAUGHTER> 1")
+    assert "note: <foo> (1 times) in transcripts are read as words" in said.err and "nlsyms=FILE" in said.err
+
+    own = tmp_path / "nlsyms.txt"
+    own.write_text("<foo>\n")
+    summary = finish(corpus(tmp_path, **change), out, options={"symbols": "keep", "nlsyms": str(own)})
+    kept = {cut.id: cut.supervisions[0].text for split in ("train", "dev")
+            for cut in CutSet.from_file(out / f"{split}.jsonl.gz")}
+    assert (kept["train0"], kept["train2"]) == ("<NOISE> HELLO <LAUGHTER> WORLD <NOISE>", "<NOISE>")
+    assert kept["dev0"] == "<FOO>好" and summary["dev"]["symbols"] == {"<FOO>": 1}
+    said = capsys.readouterr()
+    assert "symbols kept as tokens: <NOISE> 3" in said.out and "read as words" not in said.err
+
+
+def test_any_number_of_utterances_without_words_is_left_out(tmp_path, capsys):
+    noise = {f"train{i}": {"text": "[noise]"} for i in range(10)}
+    assert finish(corpus(tmp_path, train=20, **noise), tmp_path / "out")["train"]["left_out"] == 10
+    assert "10 of 20 utterances of train can't be used" in capsys.readouterr().err
+    with pytest.raises(UserError, match="20 of 20"):
+        finish(corpus(tmp_path, train=20, **{f"train{i}": {"text": "[noise]"} for i in range(20)}), tmp_path / "out")
+
+
+def test_nothing_to_count_is_no_key(tmp_path, capsys):
+    summary = finish(corpus(tmp_path), tmp_path / "out", options={"symbols": "keep"})
+    assert all("symbols" not in row for row in summary.values()) and "symbols" not in capsys.readouterr().out
+
+
 def test_same_bytes_again_and_paths_that_hold_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     splits = corpus(tmp_path / "audio")
@@ -273,6 +314,8 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     (["--option", "number=x"], "number must be int"),
     (["--option", "really=maybe"], "really must be bool"),
     (["--option", "number"], "not KEY=VALUE"),
+    (["--option", "symbols=both"], "symbols=both: it must be leave_out or keep"),
+    (["--option", "nlsyms=/no/such/file"], "nlsyms=/no/such/file can't be read"),
 ])
 def test_wrong_options(tmp_path, monkeypatch, capsys, extra, message):
     fake_corpus(monkeypatch, {})
