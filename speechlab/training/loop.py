@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from speechlab.errors import UserError
 from speechlab.files import write_json, write_text
 from speechlab.progress import wants_bar
+from speechlab.ranges import SEEDS, within
 from speechlab.training import checkpoint
 from speechlab.training.device import amp_dtype, shape_of, to_device
 from speechlab.training.distributed import Losses, World
@@ -55,9 +56,11 @@ class TrainConfig:
     wandb: bool = False  # send the metrics to Weights & Biases too
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "accum", "average", "log_steps", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        within(self, "epochs", "accum", "average", "log_steps", "keep", least=1)
+        within(self, "seed", least=0, below=SEEDS)
+        within(self, "ema", least=0, below=1)
+        within(self, "patience", "save_minutes", "histograms", least=0)
+        within(self, "threads", least=0, most=1024)
 
 
 class Stepped(NamedTuple):

@@ -10,6 +10,7 @@ from speechlab.data.lm import LMConfig
 from speechlab.data.speech import DataConfig
 from speechlab.data.tokens import TokensConfig
 from speechlab.features.contract import FeatureContract
+from speechlab.ranges import within
 from speechlab.training.loop import TrainConfig
 from speechlab.training.optim import OptimConfig
 
@@ -24,9 +25,8 @@ class LossConfig:
     layer: int = 3  # the encoder block (from 1) that the second loss judges; the blocks above are told what it heard
 
     def __post_init__(self) -> None:
-        for name in ("ctc", "label_smoothing", "auxiliary"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name):g} must lie between 0 and 1")
+        within(self, "ctc", "label_smoothing", "auxiliary", least=0, most=1)
+        within(self, "layer", least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,11 @@ class DecoderConfig:
     heads: int = 4  # attention heads of a block
     hidden: int | None = None  # width of the feed-forward layers (null: four times the encoder's width)
     dropout: float = 0.1  # share of channels that are dropped in training
+
+    def __post_init__(self) -> None:
+        within(self, "layers", least=0)
+        within(self, "heads", "hidden", least=1)
+        within(self, "dropout", least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +57,11 @@ class DecodeConfig:
     length_bonus: float | None = None  # what every token adds to a hypothesis's score
 
     def __post_init__(self) -> None:
-        for name in ("beam", "ctc_beam", "nbest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        within(self, "beam", "ctc_beam", "nbest", least=1)
+        within(self, "max_duration", above=0)
+        within(self, "ctc_weight", least=0, most=1)
+        within(self, "lm_weight", least=0)
+        within(self, "length_bonus")
 
 
 @dataclasses.dataclass(frozen=True)
