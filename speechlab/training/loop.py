@@ -269,9 +269,9 @@ class Trainer:
                   **({"phase": found.phase} if found.phase else {}),
                   "lr": learning_rate(self.step, self.epoch / self.config.epochs, self.optim)}
         self.history.append({**record, "samples": [list(s) for s in found.samples]})
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
-        log.info("epoch %d/%d: train loss %.4f; validation %s; %.0f s", self.epoch, self.config.epochs, self.train_loss,
-                 shown or "left out", self.seconds)
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+        log.info("epoch %d/%d: train loss %s; validation %s; %.0f s", self.epoch, self.config.epochs,
+                 shown(self.train_loss, 4), figures or "left out", self.seconds)
         if tracker:
             tracker.write("epoch", self.step, record)
             tracker.look_inside(self.epoch, self.step, self.model, found.images)
@@ -356,7 +356,7 @@ class Trainer:
             metric = self.task.metric
             value = record.get(record_key(metric, record), math.nan)
             lines.append(f"\n## Epoch {record['epoch']}: {metric.name} {value:.{metric.decimals}f}, "
-                         f"training loss {record['train_loss']:.3f}\n\n| | |\n|---|---|\n")
+                         f"training loss {shown(record['train_loss'], 3)}\n\n| | |\n|---|---|\n")
             for name, ref, hyp in record["samples"]:
                 lines.append(f"| **{name}** | {ref} |\n| answer | {hyp or '*(nothing)*'} |\n")
         write_text(self.exp / "samples.md", "".join(lines))
