@@ -30,7 +30,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
         elif path.is_dir():
             shutil.rmtree(path)  # os.replace refuses to put a folder over one that is not empty
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+            error.filename = str(path)  # of a write that failed, Python does not say where
         shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink(missing_ok=True)
         raise
 

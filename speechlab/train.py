@@ -23,7 +23,7 @@ from speechlab.files import write_text
 from speechlab.scoring import metric
 from speechlab.training import distributed
 from speechlab.training.loop import Trainer
-from speechlab.training.tracking import environment, start_log
+from speechlab.training.tracking import environment, start_log, stop_log
 
 
 def train(config: str | Path, data: str | Path, exp: str | Path, sets: Mapping[str, Any] | Iterable[str] = (),
@@ -129,6 +129,7 @@ def train_here(config: Any, args: argparse.Namespace) -> int:
         return Trainer(trainable, loader, config.train, config.optim, args.exp, world, {"env": env}).run()
     finally:
         distributed.stop(world)
+        stop_log()
 
 
 def network(config: Any, trainable: Any) -> str:
