@@ -112,7 +112,8 @@ def work(disk, tmp_path_factory):
 def commands(work, place):
     exp = place / "exp" / "a"
     return {
-        "prepare": (prepare.main, ["synthetic", "--from", str(work), "--to", str(place / "data"), "--option", "train=8"]),
+        "prepare": (prepare.main, ["synthetic", "--from", str(work), "--to", str(place / "data"), "--option",
+                                   "train=8"]),
         "extract": (extract.main, [str(work / "conf" / "asr.yaml"), "--data", str(work / "speech"), "--to",
                                    str(place / "fbank")]),
         "extract2": (extract.main, [str(work / "conf" / "asr.yaml"), "--data", str(work / "speech"), "--to",
