@@ -1,8 +1,9 @@
-"""Configuration: plain YAML into frozen dataclasses; the command line over the YAML over the defaults.
+"""Configuration: plain YAML becomes frozen dataclasses. The command line goes over the YAML, which goes over the
+defaults.
 
-Here is what knows no task: reading YAML, overrides, types. Which dataclasses a file is read into, and which classes it
-may name, its task says (``load_config`` and ``locate`` in speechlab/tasks/__init__.py). An unknown key or a wrong type
-is an error that names the key and the nearest valid one.
+This module knows no task: it reads YAML, applies overrides and checks types. The task says which dataclasses a file is
+read into, and which classes the file may name (``load_config`` and ``locate`` in speechlab/tasks/__init__.py). An
+unknown key or a wrong type is an error that names the key and the nearest valid one.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ Locate = Callable[[str], Any]  # a dotted path, package.module:Name -> the objec
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """A class by its dotted path, the constructor's arguments that the config gives, and the class itself."""
+    """A class that the config names by its dotted path, and the arguments that the config gives to its constructor."""
 
     path: str
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
     target: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def build(self, **injected: Any) -> Any:
-        """The object: ``injected`` arguments (sizes, say) are what the program knows and the config need not say."""
+        """Make the object. ``injected``: arguments (e.g. sizes) that the program knows and the config need not give."""
         return self.target(**{**self.args, **injected})
 
 
 class _NoTwins(yaml.SafeLoader):
-    """YAML without the trap that a key's second value silently replaces the first.
+    """Reads YAML, but refuses a key that occurs twice in a mapping (plain YAML silently takes the second value).
 
     It looks at mappings as they are written: merge keys (``<<: *base``), whose values a mapping's own keys may replace,
     are resolved later.
@@ -65,12 +66,12 @@ class _NoTwins(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text says, built of mappings, lists and scalars only; yaml.YAMLError for anything else."""
+    """The value of a YAML text, made of mappings, lists and scalars. Raises a yaml.YAMLError for anything else."""
     return yaml.load(text, _NoTwins)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a config's YAML file; it must name its task.
+    """The mapping in a config's YAML file. It must name its task.
 
     Raises:
         UserError: (status 2) there is no such file, it is not plain YAML, or it names no task.
@@ -91,16 +92,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def convert(schema: type, raw: dict[str, Any], where: str, locate: Locate) -> Any:
-    """A plain mapping as the dataclass ``schema``, its sections as theirs.
+    """Turn a plain mapping into the dataclass ``schema``, and its sections into the dataclasses of its fields.
+
+    ``where``: the file's name, for messages.
 
     Raises:
-        UserError: (status 2) with ``where``, the key and the nearest valid one.
+        UserError: (status 2) for an unknown key or a wrong value: with ``where``, the key and the nearest valid key.
     """
     return _convert(schema, raw, "", where, locate)
 
 
 def to_dict(config: Any) -> Any:
-    """The resolved config as plain mappings, lists and scalars: what config.yaml, signatures and checkpoints hold."""
+    """The resolved config as plain mappings, lists and scalars, for config.yaml, signatures and checkpoints."""
     if isinstance(config, Component):
         return {"class": config.path, **config.args}
     if dataclasses.is_dataclass(config):
@@ -121,7 +124,7 @@ def short_hash(value: Any) -> str:
 
 
 def override(raw: dict[str, Any], sets: Iterable[str]) -> dict[str, Any]:
-    """A plain mapping with each ``section.key=value`` put in; values are YAML."""
+    """``raw`` with each ``section.key=value`` of ``sets`` put in. Values are YAML."""
     raw = copy.deepcopy(raw)
     for text in sets:
         key, equals, value = text.partition("=")
@@ -143,14 +146,14 @@ def override(raw: dict[str, Any], sets: Iterable[str]) -> dict[str, Any]:
 
 
 def setting(key: str, value: Any) -> str:
-    """``key=value`` as --set takes it: what YAML reads as ``value`` again."""
+    """``key=value`` for --set, written so that YAML reads ``value`` again."""
     if isinstance(value, str) and re.fullmatch(r"[\w.:/+-]+", value) and yaml.safe_load(value) == value:
         return f"{key}={value}"
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'X'?"`` or nothing."""
+    """``"; did you mean 'X'?"`` with the nearest of ``known``, or ``""`` if none is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 

@@ -1,7 +1,7 @@
-"""Errors a person can mend, and the one way a command line shows them.
+"""Errors that a person can mend, and how a command line shows them.
 
-Every entry point is wrapped in :func:`cli`: a :class:`UserError` becomes one line on stderr (what happened, where,
-what to do) and a non-zero exit status; anything else is a bug and keeps its traceback.
+Every entry point is wrapped in :func:`cli`. A :class:`UserError` becomes one line on stderr (what happened, where, what
+to do) and an exit status that is not 0. Any other exception is a bug, and its traceback is shown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """A mistake or a lack that the user can mend; ``str(error)`` is one line: what, where, what to do."""
+    """Something wrong or missing that the user can mend. ``str(error)`` is one line: what, where, what to do."""
 
     def __init__(self, message: str, status: int = 1):
         super().__init__(" ".join(message.split("\n")))
@@ -60,9 +60,9 @@ def _name(error: OSError) -> str:
 
 
 def cli(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a ``main(argv=None)`` so that it returns an exit status and shows a user's error as one line.
+    """Wrap a ``main(argv=None)`` so that it returns an exit status, and shows a ``UserError`` as one line.
 
-    Statuses: 0 done, 1 a failure, 2 wrong usage (argparse's own), 130 Ctrl-C; a ``UserError`` carries its own.
+    The status is 0: done; 1: a failure; 2: wrong usage (as argparse has it); 130: Ctrl-C. A ``UserError`` has its own.
     """
 
     @functools.wraps(main)
@@ -70,14 +70,14 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(argv) or 0
         except UserError as error:
-            if os.environ.get("RANK", "0") == "0":  # processes that share a training stop for one reason: say it once
+            if os.environ.get("RANK", "0") == "0":  # of processes that share a training, only the first says why
                 print(f"error: {error}", file=sys.stderr)
             return error.status
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            # `... | head` closed our output: not an error, but Python would complain again while it flushes at exit.
+            # The reader has closed our output (`... | head`). That is no error; but Python would fail to flush at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except OSError as error:

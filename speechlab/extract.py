@@ -1,14 +1,16 @@
 """Stored features: ``python -m speechlab.extract CONFIG --data data/mini --to data/mini/fbank80-3f2a --nj 4``.
 
-For every ``{split}.jsonl.gz`` in ``--data``, ``--to`` receives ``{split}.jsonl.gz`` (the same cuts with features), the
-numbers as Kaldi archives ``{split}/0000.ark`` ... of float32, and last of all ``contract.json``: a folder that has it
-is complete. The work goes by parts of 500 utterances, whose archive and manifest are each written aside and renamed,
-so that after an interruption at any moment the same command goes on with the missing parts. In a complete folder it
-starts afresh (run.sh does that only when asked to or when something changed).
+For every ``{split}.jsonl.gz`` in ``--data``, the folder ``--to`` gets ``{split}.jsonl.gz`` (the same cuts, with
+features) and Kaldi archives of float32, ``{split}/0000.ark`` and so on. ``contract.json`` is written last: a folder
+that has it is complete.
 
-Several machines share the work by ``--shard`` (or SPEECHLAB_SHARD, which cmd.sh sets in a Slurm array): first 0/N lays
-the folder out, then 1/N ... N/N make their parts side by side, then the same command without a shard puts all together.
-The files are the same, to the byte, whoever made them.
+The work is done in parts of 500 utterances. The archive and the manifest of a part are written to temporary files and
+renamed. So it can be interrupted at any moment, and the same command goes on with the missing parts. In a complete
+folder, the command starts again from the beginning (run.sh does so only if you ask for it or something changed).
+
+Several machines can share the work by ``--shard`` (or SPEECHLAB_SHARD, which cmd.sh sets in a Slurm array). First,
+0/N prepares the folder; then 1/N to N/N make their parts at the same time; then the same command without a shard joins
+all parts. The files are the same to the byte, however the work was shared.
 """
 
 from __future__ import annotations
@@ -44,21 +46,24 @@ from speechlab.files import atomic, sha256, write_json
 from speechlab.progress import progress
 
 __all__ = ["extract_folder", "load_contract", "main"]
-PART = 500  # utterances; fixed, so that another --nj goes on with what there is and makes the same files
+PART = 500  # utterances per part; it is fixed, so that parts are the same for any --nj
 SUFFIX = ".jsonl.gz"
 Job = tuple[list[str], Path, FeatureContract]
 
 
 def extract_folder(data: Path, to: Path, contract: FeatureContract, nj: int = 1,
                    shard: tuple[int, int] | None = None) -> dict[str, Counter]:
-    """Extract all splits of the folder ``data`` into ``to`` with ``nj`` processes, or of their parts those of a shard.
+    """Extract the features of all splits of the folder ``data`` into ``to``, or one shard of this work.
 
     Args:
-        shard: (i, of): with i = 0 nothing but the layout; else every ``of``-th part, and no manifests of whole splits.
+        contract: which features to compute.
+        nj: number of processes.
+        shard: (i, n), one of n machines that share the work. i = 0 only prepares the folder; i = 1 to n makes every
+            n-th part. A shard writes no manifests of whole splits.
     Returns:
-        Counts by split: cuts, seconds of audio, frames, resampled, mixed_down. Of a shard, those of its parts.
+        Counts for each split (of a shard's parts only): cuts, seconds of audio, frames, resampled, mixed_down.
     Raises:
-        UserError: no manifests, a manifest or an audio file that can't be read, an utterance too short for a frame.
+        UserError: no manifests, a manifest or an audio file that can't be read, an utterance shorter than a frame.
     """
     manifests = sorted(path for path in data.glob("*" + SUFFIX) if not path.name.startswith("."))
     if not manifests:
@@ -96,7 +101,7 @@ def extract_folder(data: Path, to: Path, contract: FeatureContract, nj: int = 1,
     for split in splits:
         arks = sorted(ark for ark, owner in owners.items() if owner == split)
         with atomic(to / (split + SUFFIX)) as aside, open(aside, "wb") as whole:
-            for ark in arks:  # gzip files one after another are a gzip file
+            for ark in arks:  # gzip files that are joined are a gzip file again
                 whole.write(_part(ark).read_bytes())
             if not arks:
                 whole.write(gzip.compress(b"", mtime=0))
@@ -108,9 +113,9 @@ def extract_folder(data: Path, to: Path, contract: FeatureContract, nj: int = 1,
 
 
 def _clear(to: Path, splits: list[str]) -> None:
-    """Undo a complete extraction, and what an interrupted one left of splits that are no more."""
+    """Remove a complete extraction; of an interrupted one, remove the splits that there are no longer."""
     fresh = (to / FILE).exists()
-    (to / FILE).unlink(missing_ok=True)  # first: from here on, the folder is not complete
+    (to / FILE).unlink(missing_ok=True)  # removed first: without it the folder is not complete
     for mark in to.glob("*/source.json"):
         if fresh or mark.parent.name not in splits:
             (to / (mark.parent.name + SUFFIX)).unlink(missing_ok=True)
@@ -118,9 +123,11 @@ def _clear(to: Path, splits: list[str]) -> None:
 
 
 def _begin(folder: Path, manifest: Path, contract: FeatureContract, alone: bool = True) -> None:
-    """Keep a split's finished parts if they are of the same manifest, contract and version; else start it afresh.
+    """Keep a split's finished parts if they were made from the same manifest by the same contract and version. Remove
+    them otherwise.
 
-    Not ``alone``, beside other shards: nothing is removed, and what is there must be of the same.
+    A shard is not ``alone``: it removes nothing, and raises a UserError if shard 0 did not prepare the folder for the
+    same manifest and contract.
     """
     source = {"manifest": sha256(manifest), "features": contract.name(), "part": PART}
     mark = folder / "source.json"
@@ -142,7 +149,7 @@ def _begin(folder: Path, manifest: Path, contract: FeatureContract, alone: bool 
 
 
 def _part(ark: Path) -> Path:
-    """The manifest of one part. It is written after its archive: where it is, the part is done."""
+    """The manifest of one part. It is written after the archive, so a part that has it is done."""
     return ark.with_suffix(SUFFIX)
 
 
@@ -173,12 +180,12 @@ def _do_part(job: Job) -> tuple[Path, Counter]:
     with atomic(ark) as aside, ArkWriter(aside, named=os.path.abspath(ark)) as writer:
         for line in lines:
             try:
-                item, cut = json.loads(line), deserialize_item(json.loads(line))  # which takes its argument to pieces
-            except Exception as error:  # lhotse raises whatever a missing or misspelt field leads to
+                item, cut = json.loads(line), deserialize_item(json.loads(line))  # deserialize_item spoils its argument
+            except Exception as error:  # lhotse raises errors of many kinds for a missing or misspelt field
                 raise UserError(f"{ark.parent.name}{SUFFIX} has a line that is no cut ({error!r}): {line[:80]}... "
                                 "Make the manifests again (stage 1)") from None
             if cut.sampling_rate != contract.sample_rate:
-                # Through lhotse: the stored manifest's audio then has the very samples that its features are made of.
+                # By lhotse: then the stored cut's audio has exactly the samples that its features were made from.
                 cut = cut.resample(contract.sample_rate)
                 item = cut.to_dict()
             samples, rate = audio.read(cut)
@@ -204,14 +211,14 @@ def _do_part(job: Job) -> tuple[Path, Counter]:
 
 def _watched(parts: Iterator[tuple[Path, Counter]], owners: dict[Path, str],
              counts: dict[str, Counter]) -> Iterator[None]:
-    """Add up the counts, and yield once an utterance, for the progress display."""
+    """Add up the counts, and yield once per utterance, for the progress display."""
     for ark, count in parts:
         counts[owners[ark]] += count
         yield from [None] * count["cuts"]
 
 
 def _run(jobs: list[Job], nj: int) -> Iterator[tuple[Path, Counter]]:
-    """Do ``jobs`` on ``nj`` processes, each with one thread, and yield the parts as they are finished."""
+    """Do ``jobs`` on ``nj`` processes with one thread each, and yield each part when it is finished."""
     nj = min(nj, len(jobs))
     if nj <= 1:
         threads = torch.get_num_threads()
@@ -221,7 +228,7 @@ def _run(jobs: list[Job], nj: int) -> Iterator[tuple[Path, Counter]]:
         finally:
             torch.set_num_threads(threads)
         return
-    # A fork shares the imported torch; on a Mac it isn't safe.
+    # A forked process need not import torch again. On a Mac, forking isn't safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(nj, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
     try:
@@ -235,7 +242,8 @@ def _run(jobs: list[Job], nj: int) -> Iterator[tuple[Path, Counter]]:
 
 
 def _start_worker(parent: int) -> None:
-    """One thread, a silent end on Ctrl-C, and no life beyond the parent's (a kill -9 gives it no chance to say so)."""
+    """Prepare a worker process: it has one thread, ends silently on Ctrl-C, and ends when its parent does. It must
+    watch its parent itself: a parent that is killed by kill -9 can't tell it."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -248,7 +256,7 @@ def _start_worker(parent: int) -> None:
 
 
 def _shard(text: str) -> tuple[int, int] | None:
-    """``"2/8"`` is (2, 8); nothing is no shard."""
+    """``"2/8"`` -> (2, 8); ``""`` -> None (no shard)."""
     if not text:
         return None
     index, _, of = text.partition("/")
@@ -274,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--nj must be at least 1, not {args.nj}", 2)
     shard = _shard(args.shard)
     if shard:
-        args.nj = 1  # as many shards as processes: the others are elsewhere
+        args.nj = 1  # --nj is the number of shards here, and each shard has one process
     tasks.at(None)
     contract = tasks.load_config(args.config, args.set).features
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, fsynced, renamed."""
+"""Writing files so that each is either whole or not there: a temporary file is written, fsynced and renamed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from speechlab.errors import UserError
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; on success it is fsynced and renamed over ``path``.
+    """Yield a temporary path beside ``path`` to write to. On success it is fsynced and renamed to ``path``. On any
+    exception it is removed, and ``path`` stays as it was. Both may be a file or a folder.
 
-    The temporary name keeps the suffixes (``x.jsonl.gz`` -> ``.tmp-<pid>-x.jsonl.gz``), since writers choose a format
-    by them. On any exception the temporary file (or folder) is removed and ``path`` stays as it was.
+    The temporary name keeps the suffixes (``x.jsonl.gz`` -> ``.tmp-<pid>-x.jsonl.gz``), because some writers choose the
+    format by them.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The file's JSON; None where the file is missing, or is no JSON."""
+    """The file's JSON value; None if the file is missing or is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):

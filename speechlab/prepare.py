@@ -1,9 +1,9 @@
-"""Stage 1: a corpus becomes manifests, or whatever its form of data is written as.
+"""Stage 1: reads a corpus and writes its manifests (or what else its form of data is written as).
 
     python -m speechlab.prepare NAME --from downloads/NAME --to data/NAME --nj 4
 
-The corpus's module (speechlab/corpora/NAME.py) says what is where; its form (speechlab/data/forms/) does what all
-corpora of that form share: it checks what the module returned, writes it, and shows a small table.
+The corpus's module (speechlab/corpora/NAME.py) reads its files. The corpus's form (speechlab/data/forms/) does what all
+corpora of this form share: it checks what the module returned, writes it, and shows a small table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from speechlab.errors import UserError, cli
 
-_OWN = ("folder", "out", "nj", "carry")  # parameters of a corpus's prepare() that are no options of the corpus
+_OWN = ("folder", "out", "nj", "carry")  # parameters of a corpus's prepare() that --option can't set
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     form = forms.find(getattr(module, "FORM", "speech"))
     options = parse_options(args.corpus, module, args.option)
     known = inspect.signature(module.prepare).parameters
-    if "split_by" in known:  # recipes pass it on whatever the corpus is
+    if "split_by" in known:  # recipes give --split_by for every corpus
         options.setdefault("split_by", args.split_by)
     carries = parse_carry(args.corpus, args.carry, tuple(getattr(module, "CARRIES", form.CARRIES)), "carry" in known)
     if "carry" in known:
@@ -65,10 +65,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse_carry(name: str, given: str | None, carries: tuple[str, ...], any_of_them: bool) -> tuple[str, ...]:
-    """``"label,speaker"`` -> ``("label", "speaker")``; None: ``carries``, what the corpus carries by itself.
+    """``"label,speaker"`` -> ``("label", "speaker")``; None -> ``carries``, what the corpus carries by itself.
 
-    ``any_of_them``: the corpus takes whatever is asked for, and says itself what it has not. Another one can be asked
-    for a part of what it carries.
+    ``any_of_them``: the corpus may be asked for anything, and says itself what it does not have. Other corpora may only
+    be asked for some of ``carries``; else a UserError.
     """
     if given is None:
         return carries

@@ -1,4 +1,4 @@
-"""Progress on long work: a bar where a person looks, a line now and then where a log is read."""
+"""Shows the progress of long work: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 def wants_bar() -> bool:
-    """True if stderr is a terminal, or ``SPEECHLAB_PROGRESS=bar`` says that one is behind the pipe."""
+    """True if stderr is a terminal, or if ``SPEECHLAB_PROGRESS=bar`` says that a terminal reads our pipe."""
     chosen = os.environ.get("SPEECHLAB_PROGRESS")
     return chosen == "bar" if chosen else sys.stderr.isatty()
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, every: float = 10.0) -> Iterator[T]:
-    """Iterate over ``items`` and say how far it is: tqdm's bar, or a line every ``every`` seconds and at the end."""
+    """Yield ``items`` and show how many are done: by tqdm's bar, or a line every ``every`` seconds and at the end."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     if wants_bar():

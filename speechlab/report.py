@@ -1,7 +1,7 @@
 """Rebuild a recipe's pictures and tables: ``python -m speechlab.report egs/aishell_asr``.
 
-Draws exp/*/curves.png, writes params_table.csv (every setting), results_table.md and results_table.png (every result),
-exp/*/report.html (an experiment) and report.html (all of them).
+It draws exp/*/curves.png, and writes params_table.csv (all settings), results_table.md and results_table.png (all
+results), exp/*/report.html (one experiment) and report.html (all experiments).
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """Several experiments from one file: ``./run.sh --sweep conf/sweep/optimizer.yaml [--nj N]``.
 
-A sweep's file holds a ``grid`` and ``experiments`` by name, or ``optuna``; and what they share:
+A sweep's file has a ``grid``, or named ``experiments``, or both; or it has ``optuna``. The other keys are optional:
 
     about: Which optimiser?                      # a line for the picture
-    config: conf/mlp.yaml                        # default: the recipe's own, or --config
-    base: {train.epochs: 10}                     # the same for all; --set on the command line goes over it
-    metric: valid_error                          # what is compared (default: what the task judges by)
-    grid: {optim.name: [sgd, adam], optim.lr: [0.1, 0.01]}       # every combination
+    config: conf/mlp.yaml                        # default: --config, or else the recipe's own config
+    base: {train.epochs: 10}                     # settings of all trials; --set on the command line goes over them
+    metric: valid_error                          # what trials are compared by (default: what the task judges by)
+    grid: {optim.name: [sgd, adam], optim.lr: [0.1, 0.01]}       # one trial for every combination
     experiments: {wide: {model.hidden: 512}, small: {config: conf/logistic.yaml}}
     optuna: {trials: 20, minutes: 30, seed: 1, space: {optim.lr: {log: [1e-4, 1e-1]}, model.layers: {int: [1, 3]},
              model.dropout: {uniform: [0, 0.5]}, optim.name: [sgd, adam]}}
 
-Each trial is an experiment of its own, exp/<corpus>_<config>_<sweep>_<trial>, run by run.sh, whose stages, locks and
-resume hold: what is done is kept, what was interrupted goes on. A trial that fails is a row with its reason, and the
-sweep goes on. With --nj N given, N trials run at once, each on its share of the cores.
+Each trial is an experiment of its own, exp/<corpus>_<config>_<sweep>_<trial>. run.sh runs it: so what is done is kept,
+and what was interrupted goes on. If a trial fails, its row in the table says why, and the sweep goes on. With --nj N,
+N trials run at once, each on its share of the cores.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from speechlab.reporting.sweeps import DONE, FAILED, INTERRUPTED, TO_DO, Trial
 from speechlab.reporting.table import write_table
 from speechlab.training.sweep_file import Sweep, read
 
-REQUEUE = 85  # a training that was told to end has saved and is to be started again
+REQUEUE = 85  # exit status of a training that was told to end: it has saved, and shall be started again
 BARE = {"force", "dry_run", "help"}  # options of run.sh without a value
-FIRST_TRAINING_STAGE = 4  # the same number in every recipe; what comes before makes data, which trials share
+FIRST_TRAINING_STAGE = 4  # the same in every recipe; the stages before it make data, which trials share
 
 
 def options(words: Sequence[str]) -> list[tuple[str, str, list[str]]]:
-    """The words of a command line of run.sh as (name, value, words)."""
+    """The options in a command line of run.sh: for each its name, its value, and its words as they stand there."""
     found, rest = [], list(words)
     while rest:
         word = rest.pop(0)
@@ -61,7 +61,7 @@ def options(words: Sequence[str]) -> list[tuple[str, str, list[str]]]:
 
 
 class Recipe:
-    """run.sh with the user's options; it is asked what it makes of them, and run once a trial."""
+    """run.sh with the user's options. It is asked what experiment and config they mean, and runs once per trial."""
 
     def __init__(self, file: Path, caller: Path, command: list[str]):
         self.file, self.caller, self.script = file, caller, command[0]
@@ -71,25 +71,25 @@ class Recipe:
         self.given = {name: value for name, value, _ in self.options}
         self.sets = [value for name, value, _ in self.options if name == "set"]
         self.cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-        self.nj = max(1, int(self.given.get("nj", 1)))  # not given: one after the other, each on all cores
+        self.nj = max(1, int(self.given.get("nj", 1)))  # without --nj, one trial at a time, on all cores
         self._asked: dict[str, dict[str, Any]] = {}
 
     def words(self, *without: str) -> list[str]:
-        """The user's options again, less some."""
+        """The user's options again, but not those that ``without`` names."""
         return [word for name, _, whole in self.options if name not in without for word in whole]
 
     def config(self, path: str) -> str:
-        """A config of the sweep's file as --config takes it from anywhere: meant from the recipe's folder."""
+        """The absolute path of a config in the sweep's file, which is relative to the recipe's folder."""
         if path and not (self.folder / path).is_file():
             there = sorted(str(found.relative_to(self.folder)) for found in self.folder.glob("conf/*.yaml"))
             raise UserError(f"{self.shown}: no config {path}; there are {', '.join(there)}", 2)
         return str((self.folder / path).resolve()) if path else ""
 
     def ask(self, config: str) -> dict[str, Any]:
-        """``exp``, ``config`` and ``options`` that run.sh finds for a config ("": its own).
+        """What run.sh makes of a config ("": its own): its ``exp``, its ``config``, and the ``options`` that it has.
 
         Raises:
-            UserError: where it refuses; it has said why.
+            UserError: run.sh refuses the user's options; with its own reason.
         """
         if config not in self._asked:
             chosen = ["--config", config] if config else []
@@ -102,7 +102,7 @@ class Recipe:
         return self._asked[config]
 
     def command(self, trial: Trial, *more: str) -> list[str]:
-        """What is run for a trial: the user's --set goes over the sweep's base, the trial's own over both."""
+        """The command that runs a trial. The user's --set go over the sweep's base, the trial's settings over both."""
         chosen = ["--config", trial.config] if trial.config else []
         several = ["--nj", str(max(1, len(self.cores) // self.nj))] if self.nj > 1 else []
         without = ["tag", "exp", "set", *(["config"] if chosen else []), *(["nj"] if several else [])]
@@ -114,7 +114,7 @@ def prepare(sweep: Sweep, recipe: Recipe, trials: Sequence[Trial]) -> None:
     """Give each trial its config, settings and folder, and check them by reading its config.
 
     Raises:
-        UserError: with the sweep's file and the trial, for a key or a type that the config does not have.
+        UserError: for a key or a type that the config does not have; it names the sweep's file and the trial.
     """
     for trial in trials:
         own = {key: value for key, value in trial.sets.items() if key != "config"}
@@ -139,7 +139,8 @@ def prepare(sweep: Sweep, recipe: Recipe, trials: Sequence[Trial]) -> None:
 
 
 def reason(text: str) -> str:
-    """Why a run failed, in one line: the last ``error:`` that is not only stages.py's that a stage failed."""
+    """Why a run failed, in one line: the last line with ``error:`` that says more than that a stage failed. If there is
+    none: what the last traceback raised, or another last line."""
     lines = [re.sub(r"^\s*\|\s?", "", line).strip() for line in text.splitlines()]
     told = [line for line in lines if line.startswith(("error: ", "run.sh: "))]
     stage = [line for line in told if re.match(r"error: stage \d+: .* failed with status", line)]
@@ -150,7 +151,7 @@ def reason(text: str) -> str:
 
 
 def _traceback(lines: list[str]) -> list[str]:
-    """The last line of the last traceback: what was raised."""
+    """The line of the last traceback that says what was raised; an empty list if there is none."""
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     after = lines[starts[-1]:] if starts else []
     return [line for line in after if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)][-1:]
@@ -162,13 +163,13 @@ class Runner:
     def __init__(self, sweep: Sweep, recipe: Recipe, folder: Path):
         self.sweep, self.recipe, self.folder = sweep, recipe, folder
         self.running: dict[int, subprocess.Popen] = {}
-        self.stopped = 0  # the status to end with, once a signal came
-        self.sharing = threading.Lock()  # one trial at a time makes data that others will read
+        self.stopped = 0  # after a signal: the status to end with
+        self.sharing = threading.Lock()  # only one trial at a time makes the data that all trials read
         self.telling = threading.Lock()
         self.ended = 0
 
     def run(self, source: Iterator[Trial], total: int) -> int:
-        """Run what ``source`` gives; 0, or the status of a signal."""
+        """Run the trials of ``source``. Returns 0, or the exit status for a signal that came."""
         self.total, self.begun = total, time.monotonic()
         before = {number: signal.signal(number, self._on_signal)
                   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -194,7 +195,7 @@ class Runner:
                 thread.start()
             for thread in threads:
                 while thread.is_alive():
-                    thread.join(0.2)  # short, so that signals are seen to
+                    thread.join(0.2)  # short, because signals are handled only in between
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -203,7 +204,8 @@ class Runner:
         return self.stopped
 
     def _pin(self, place: int) -> None:
-        """Keep this thread, and all that it starts, to its share of the cores: trainings take all that they see."""
+        """Restrict this thread, and all processes that it starts, to its share of the cores. (A training uses all cores
+        that it sees.)"""
         share = len(self.recipe.cores) // self.recipe.nj
         if self.recipe.nj > 1 and share and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, self.recipe.cores[place * share:(place + 1) * share])
@@ -246,19 +248,19 @@ class Runner:
                   f"{': ' + trial.reason if trial.reason else ''}{best}, {sweeps.clock(elapsed)}{more}", flush=True)
 
     def _run(self, trial: Trial, *more: str) -> tuple[int, str]:
-        """One run of run.sh, its output shown and logged; its status and the output's end."""
+        """Run run.sh once; its output is shown and logged. Returns its exit status and the end of its output."""
         threads = {"OMP_NUM_THREADS": str(max(1, len(self.recipe.cores) // self.recipe.nj))}
         env = {**os.environ, "SPEECHLAB_IN_SWEEP": "1", **(threads if self.recipe.nj > 1 else {})}
         log = self.folder / "log" / f"{trial.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         tail: list[str] = []
         with open(log, "w" if not more else "a", encoding="utf-8") as file:
-            # A group of its own: Ctrl-C reaches it once, from _on_signal, and not from the terminal as well.
+            # It gets a process group of its own: then only _on_signal sends it Ctrl-C, and not the terminal as well.
             process = subprocess.Popen(self.recipe.command(trial, *more), cwd=self.recipe.caller, env=env, text=True,
                                        encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
             self.running[process.pid] = process
-            if self.stopped:  # a signal came in between
+            if self.stopped:  # a signal came before the process was known
                 process.send_signal(signal.SIGINT)
             for line in process.stdout:
                 file.write(line)
@@ -274,7 +276,7 @@ class Runner:
 
 
 def run(sweep: Sweep, recipe: Recipe) -> int:
-    """Run a sweep to its end (or show it, with --dry_run) and write its table and picture."""
+    """Run a sweep (with --dry_run: only show it), and write its table and picture. Returns the exit status."""
     probes = sweep.optuna.probes() if sweep.optuna else sweep.trials
     prepare(sweep, recipe, probes)
     folder = Path(f"{recipe.ask(probes[0].config)['exp']}_{sweep.name}")
@@ -324,7 +326,7 @@ def run(sweep: Sweep, recipe: Recipe) -> int:
 
 
 def _recorded(source: Iterator[Trial], sweep: Sweep, recipe: Recipe) -> Iterator[Trial]:
-    """``source``, with the table brought up to date before each trial: an interrupted sweep has one as well."""
+    """Yield the trials of ``source``. The table is written before each trial, so an interrupted sweep has one too."""
     for trial in source:
         sweeps.write_csv(recipe.folder, sweep.name, sweep.trials, sweep.metric)
         yield trial

@@ -1,23 +1,24 @@
-# shellcheck shell=bash disable=SC2154,SC2034  # options are set by their names; some variables are for run.sh alone
-# Sourced by every run.sh: reads the options, notes the stages, and hands both to tools/stages.py, which decides what is
-# to be done and does it. Works with bash 3.2. A run.sh has the form
+# shellcheck shell=bash disable=SC2154,SC2034  # options are set by their names; only run.sh uses some of the variables
+# Every run.sh sources this file. It reads the options, notes the stages, and hands both to tools/stages.py, which decides
+# what is to be done, and does it. This file works with bash 3.2. A run.sh has the form
 #
 #   source "$(dirname "$(readlink -f "$0")")/../../tools/recipe.sh"   (readlink: run.sh may be called by a link to it)
-#   option_corpus mini=hsk_gcin an4 folder:manifest.tsv   the options --corpus and --data_dir
-#   option NAME DEFAULT "help"         an option --NAME; its value is $NAME after parse_options
-#   option_path NAME DEFAULT "help"    the same for a path, which is meant from where the user typed it
+#   option_corpus mini=hsk_gcin an4 folder:manifest.tsv   makes the options --corpus and --data_dir
+#   option NAME DEFAULT "help"         makes an option --NAME; its value is $NAME after parse_options
+#   option_path NAME DEFAULT "help"    the same for a path; a relative path starts at the folder where the user typed it
 #   parse_options "$@"
-#   choose_corpus                      $module, $raw, $whole and $name of the corpus that --corpus and --data_dir mean
-#   contract features tokens           $features and $tokens: the short names of those sections of $config
-#   choose_text lm_text lm mini=zh_text   for an option --lm_text auto | none | FILE: the file, and $lm named after it
+#   choose_corpus                      sets $module, $raw, $whole and $name by --corpus and --data_dir
+#   contract features tokens           sets $features and $tokens: the short names of those sections of $config
+#   choose_text lm_text lm mini=zh_text   --lm_text is auto | none | FILE: sets $lm_text to the file, and extends $lm
 #   stage N "Title" [--gpu] [--ddp] [--train] [--array] [--conf SECTION,...] [--in PATH...] --out PATH... -- command...
 #   run_stages                         the last line
 #
-# A stage with --conf reads those sections of $config: it is done again when one of them has changed, and its command
-# is handed every --set that the user gave.
+# A stage with --conf reads those sections of $config. It is done again when one of them has changed, and its command
+# gets every --set that the user gave.
 #
-# It finds $recipe (its own folder, the working folder from here on), $repo, $downloads (absolute), and the values of
-# the options that every recipe has: $nj $ngpu $exp $tag (with its "_") and so on. See tools/stagelib for the rules.
+# A run.sh can use $recipe (its own folder, which is the working folder from here on), $repo, $downloads (absolute), and
+# the values of the options that every recipe has: $nj $ngpu $exp $tag (with its "_") and so on. tools/stagelib has the
+# rules.
 set -euo pipefail
 unset CDPATH
 
@@ -27,9 +28,9 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 _names=" " _flags=" force dry_run help " _paths=" "
 _sets=() _plan=() _corpora=() _key="" _key_of=""
 
-# A user's path as the recipe sees it: from the caller's folder, else (only if it is there) from the recipe's own, so
-# that both a completed egs/x/conf/a.yaml and the conf/a.yaml of a README work. Inside the recipe it becomes relative.
-# What is to be made (--exp) is meant from the caller's folder alone.
+# Print a user's path as the recipe sees it. The path is looked for in the caller's folder, then in the recipe's folder:
+# so both egs/x/conf/a.yaml (completed by the shell) and conf/a.yaml (from a README) work. A path inside the recipe
+# becomes relative. A path that is to be made (--exp) always starts at the caller's folder.
 user_path() { # NAME PATH
   local path=$2
   # shellcheck disable=SC2088  # `--data_dir=~/x` comes unexpanded
@@ -70,7 +71,7 @@ _check_exp() { # PATH
   esac
 }
 
-# One line and exit 2: for a wrong use of the recipe.
+# Print one line and exit with 2: for a wrong use of the recipe.
 fail() {
   echo "${_run##*/}: $*" >&2
   exit 2
@@ -78,7 +79,7 @@ fail() {
 
 _stages_py() {
   local python
-  # stages.py needs only the standard library, so any Python will do; one whose place is known starts fastest.
+  # stages.py needs only the standard library, so any Python will do. A Python whose place is known starts fastest.
   for python in "$repo/.venv/bin/python" "${VIRTUAL_ENV:-}/bin/python" "${CONDA_PREFIX:-}/bin/python" \
                 "$(command -v python3 || true)" "$(command -v python || true)"; do
     if [ -x "$python" ]; then "${_exec[@]}" "$python" -S -E -X utf8 "$repo/tools/stages.py" "$@"; return; fi
@@ -100,10 +101,11 @@ option_path() {
 }
 
 # The corpora that a recipe takes; the first one is the default. Each is a word NAME[=MODULE][:[FILE][:WHAT]]:
-#   mini=hsk_gcin       speechlab/corpora/hsk_gcin.py knows it and can fetch it (MODULE: where it has another name)
-#   kaldi:wav.scp       the user's own, to be named by --data_dir: FILE must be in that folder, or in folders in it
-#   folder:manifest.tsv:"a table with the columns path and text"    FILE must be in that very folder; WHAT is it?
-#   folder=image_folder::"class folders or manifest.tsv"            any FILE will do
+#   an4                 speechlab/corpora/an4.py knows this corpus and can fetch it
+#   mini=hsk_gcin       the same, but the module has another name: speechlab/corpora/hsk_gcin.py
+#   kaldi:wav.scp       the user's own corpus in --data_dir: FILE must be in that folder, or in the folders in it
+#   folder:manifest.tsv:"a table with the columns path and text"    FILE must be in that very folder; WHAT describes it
+#   folder=image_folder::"class folders or manifest.tsv"            no FILE is asked for; WHAT describes the folder
 option_corpus() { # WORD...
   local word name file published="" own="" where=""
   _corpora=("$@")
@@ -163,13 +165,13 @@ parse_options() {
   fi
 }
 
-# The name of a file without folder and ending: stem conf/a.yaml is a.
+# Print the name of a file without folder and ending: `stem conf/a.yaml` prints a.
 stem() {
   local name=${1##*/}
   printf '%s' "${name%.*}"
 }
 
-# A name for a folder of the user's that no other folder has: its own and a hash of where it is.
+# Print a unique name for a user's folder: its own name and a hash of its place.
 folder_name() {
   local path=$1 sum
   case $path in /*) ;; *) path=$recipe/$path ;; esac
@@ -177,11 +179,11 @@ folder_name() {
   printf '%s-%04x' "${path##*/}" $((${sum%% *} & 65535))
 }
 
-# After parse_options: what --corpus and --data_dir mean.
-#   $module  the module of speechlab.corpora that knows the corpus (a name that is not listed: itself, if there is one)
-#   $raw     the folder in which it lies
-#   $whole   the file (or pattern) by which one sees that it is there
-#   $name    of its folders in data/ and exp/; a corpus of the user's own has a hash of its place in it
+# After parse_options: find out what --corpus and --data_dir mean. Sets
+#   $module  the module of speechlab.corpora that knows the corpus (for a name that is not listed: the name itself)
+#   $raw     the folder of the corpus
+#   $whole   a file (or pattern): if it exists, the corpus is there
+#   $name    the name of the corpus's folders in data/ and exp/; for a user's own corpus it has a hash of the place
 choose_corpus() {
   local word="" head file what
   module=$corpus name=$corpus
@@ -204,9 +206,9 @@ choose_corpus() {
   fi
 }
 
-# After contract: what an option for more text (auto | none | FILE) means for what is made of it in a folder. $OPTION
-# becomes the file or "", and $FOLDER gets an addition for each text. CORPUS=MODULE: for that corpus auto is the text
-# that MODULE of speechlab.corpora fetches; for all others it is none.
+# After contract: find out what an option for more text (auto | none | FILE) means. $OPTION becomes the file or "". The
+# name $FOLDER, of the folder of what is made from the text, gets an addition for each text. CORPUS=MODULE says that for
+# this corpus auto means the text that MODULE of speechlab.corpora fetches; for all other corpora auto means none.
 choose_text() { # OPTION FOLDER CORPUS=MODULE...
   local _given=${!1} _text="" _addition="" _word  # with "_": OPTION may be called text
   case $_given in
@@ -224,14 +226,16 @@ choose_text() { # OPTION FOLDER CORPUS=MODULE...
   printf -v "$2" %s "${!2}$_addition"
 }
 
-# What the resolved config depends on, as a hash in $_key: the YAML, --set, and all code that can define a default, the
-# package's and the recipe's own, at any depth. Resolving takes a Python with packages and up to seconds, so the answer is
-# kept under this key in data/.cache. Its making is much of an idle run: once is enough.
+# Set $_key to a hash of all that the resolved config depends on: the YAML, --set, and all code that can define a
+# default, in the package and in the recipe's own folder local/, at any depth. Resolving a config needs a Python with
+# packages and can take seconds, so its result is kept under this key in data/.cache. The hash takes much of the time of
+# a run that has nothing to do, so it is made only once.
 _config_key() {
   local sum=sha256sum
   [ "$_key_of" != "$config" ] || return 0
   command -v sha256sum > /dev/null || sum="shasum -a 256"
-  # Sorted, for find's order is the file system's. -L: local/ may be a link. Relative: the house may be moved.
+  # Sorted, because find's order depends on the file system. -L, because local/ may be a link. Relative paths, because
+  # the repository may be moved.
   _key=$({ printf '%s\n' "$config" ${_sets[@]+"${_sets[@]}"}
            cat "$config" || true
            cd "$repo"
@@ -240,7 +244,7 @@ _config_key() {
   _key=${_key:0:20} _key_of=$config
 }
 
-# contract SECTION...: set $SECTION to the name of that section of $config, such as fbank80-3f2a.
+# contract SECTION...: set $SECTION to the short name of that section of $config, such as fbank80-3f2a.
 contract() {
   local name line cache
   for name in "$@"; do printf -v "$name" '<%s>' "$name"; done # what --help shows
@@ -263,7 +267,7 @@ contract() {
   done
 }
 
-# stage N "Title" flags -- command: only notes it; tools/stagelib/plan.py reads the flags.
+# stage N "Title" flags -- command: only note the stage; tools/stagelib/plan.py reads the flags.
 stage() {
   _plan+=(stage $# "$@")
 }
@@ -278,7 +282,7 @@ run_stages() {
   _stages_py run "${_plan[@]}"
 }
 
-# What the user names by the environment is meant from where the user is, too.
+# Relative paths in the user's environment variables start at the caller's folder, too.
 _absolute() {
   case $1 in */*) case $1 in /*) printf '%s' "$1" ;; *) printf '%s' "$_caller/$1" ;; esac ;; *) printf '%s' "$1" ;; esac
 }
@@ -289,7 +293,8 @@ export SPEECHLAB_DOWNLOADS=$downloads PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPAT
 case ${SPEECHLAB_CACHE:-/} in /*) ;; *) SPEECHLAB_CACHE=$_caller/$SPEECHLAB_CACHE ;; esac
 case ${SPEECHLAB_SLURM_CONF:-} in "" | /*) ;; *) SPEECHLAB_SLURM_CONF=$_caller/$SPEECHLAB_SLURM_CONF ;; esac
 if [ -e "${SPEECHLAB_IMAGE:-}" ]; then case $SPEECHLAB_IMAGE in /*) ;; *) SPEECHLAB_IMAGE=$_caller/$SPEECHLAB_IMAGE ;; esac; fi
-# The recipe is where run.sh lies: a link to it from elsewhere leads here, one in another recipe's place is that recipe's.
+# The recipe is the folder of run.sh. A link to run.sh from outside leads to the real folder; but a link that is itself
+# in a recipe's folder belongs to that recipe.
 _script=$0
 [ "$(dirname "$0")/../../tools/recipe.sh" -ef "${BASH_SOURCE[0]}" ] || _script=$(readlink -f "$0" || printf '%s' "$0")
 cd "$(dirname "$_script")"
@@ -297,13 +302,13 @@ recipe=$(pwd -P)
 _plan=(value 2 recipe "$recipe" value 2 repo "$repo" value 2 run "$_run" value 2 script "${_script##*/}"
        value 2 downloads "$downloads" value 2 caller "$_caller")
 
-option      stage ""     "the first stage to do; it and those after it are done again"
+option      stage ""     "the first stage to do; this stage and all later ones are done again"
 option      stop_stage "" "the last stage to do"
 option      ngpu 0       "how many GPUs to use"
-option      nj "${SLURM_CPUS_PER_TASK:-$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1)}" "how many processes to use (here: the CPU's cores)"
-option_path exp ""       "the experiment's folder (by default exp/..., named by the options)"
+option      nj "${SLURM_CPUS_PER_TASK:-$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1)}" "how many processes to use (default: one per core of the CPU)"
+option_path exp ""       "the experiment's folder (default: exp/..., with a name made from the options)"
 option      tag ""       "an addition to the experiment's name"
-option      set ""       "key=value over the config's; may be given several times"
+option      set ""       "key=value replaces a value of the config; may be given several times"
 option_path sweep ""     "a YAML file of experiments to run one after the other"
 option      force false  "train afresh; the old experiment is moved aside"
 option      dry_run false "show what would be done, and do nothing"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv with everything that setup.py pins. Safe to repeat (instant when there is nothing to do), to interrupt
-# anywhere (kill -9 too), and to start twice. Touches nothing but its own folder.
+# Make .venv with every package that setup.py pins. You can repeat this safely (it ends at once when there is nothing to
+# do), interrupt it anywhere (also by kill -9), and start it twice. It changes nothing but its own folder.
 set -euo pipefail
 
 usage() {
@@ -8,11 +8,11 @@ usage() {
 Usage: tools/setup.sh [options]
 
   --extras A,B     extras of setup.py besides asr: tests, espnet
-  --cpu            PyTorch's CPU build (from PyTorch's own index): 2 GB on disk rather than 5
-  --espnet         ESPnet too, the benchmarks' peer (needs a C++ compiler)
+  --cpu            PyTorch's CPU build (from PyTorch's own index): 2 GB on disk instead of 5
+  --espnet         ESPnet too: conf/e_branchformer.yaml and the benchmarks use it (needs a C++ compiler)
   --python PROGRAM the Python 3.10-3.12 to use (default: the best that is found)
   --venv DIR       the environment's folder (default: .venv in the repository)
-  --check          say by exit status (0: yes) whether there is nothing to do; installs nothing
+  --check          install nothing; the exit status is 0 if there is nothing to do, else 1
   --help
 
 SPEECHLAB_TORCH_INDEX  another address for --cpu, for instance a mirror
@@ -48,9 +48,9 @@ case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 for extra in $extras; do
     grep -q "^    \"$extra\": \[" "$root/setup.py" || fail "setup.sh: setup.py has no extra '$extra'" 2
 done
-[ "$(uname -s)" != Darwin ] || cpu=false # a Mac's only build is without CUDA as it is
+[ "$(uname -s)" != Darwin ] || cpu=false # for a Mac there is only one build, and it has no CUDA anyway
 
-# --- nothing to do? The stamp holds what was installed; it is the last thing that is written. ---
+# --- nothing to do? The stamp says what was installed; it is written last. ---
 stamp=$venv/.speechlab
 pins=$({ sed 's/ *#.*//' "$root/setup.py" | grep '==\|": \['; echo "$espnet_pin"; } | cksum | tr ' ' -)
 have_pins="" have_root="" have_build="" have_extras=""
@@ -68,7 +68,7 @@ if up_to_date; then
 fi
 ! $check || exit 1
 
-# --- one at a time: a link is made in one step, and holds who made it ---
+# --- only one at a time: the lock is a link, because a link is made in one step and can name who made it ---
 lock=$venv/.lock me=${HOSTNAME:-host}:$$
 mkdir -p "$venv" 2>/dev/null && [ -w "$venv" ] || fail "$venv can't be written: choose another folder with --venv DIR"
 if ! ln -s "$me" "$lock" 2>/dev/null; then
@@ -76,7 +76,7 @@ if ! ln -s "$me" "$lock" 2>/dev/null; then
     if [ "${owner%:*}" != "${HOSTNAME:-host}" ] || kill -0 "${owner##*:}" 2>/dev/null; then
         fail "tools/setup.sh is at work already (process ${owner##*:} on ${owner%:*}): wait for it; if it is gone, remove $lock"
     fi
-    rm -f "$lock" # its maker was killed, but not always the pip that it had started
+    rm -f "$lock" # the process that made it was killed; the pip that it had started may still be at work
     child=$(cat "$venv/.child" 2>/dev/null) || child=""
     while [ -n "$child" ] && ps -p "$child" -o command= 2>/dev/null | grep -qF "$venv"; do kill "$child"; sleep 1; done
     ln -s "$me" "$lock" 2>/dev/null || fail "tools/setup.sh is at work already: wait for it"
@@ -88,12 +88,12 @@ trap 'stop 130' INT
 trap 'stop 143' TERM HUP
 
 # --- what must be there, before anything is changed ---
-unset PYTHONPATH PYTHONHOME            # another Python's packages would count as installed here
+unset PYTHONPATH PYTHONHOME            # pip would take another Python's packages for installed ones
 export PYTHONNOUSERSITE=1 PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
 in_range='import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))'
 
 find_python() { # sets $python, or says what was found instead
-    local name found="" candidates="python3.11 python3.12 python3.10 python3 python" # 3.11: what the figures are measured with
+    local name found="" candidates="python3.11 python3.12 python3.10 python3 python" # the figures are measured with 3.11
     for name in ${python:-$candidates}; do
         if "$name" -c "$in_range" 2>/dev/null; then
             python=$name
@@ -110,27 +110,27 @@ except ImportError: print(" without its venv module (on Debian and Ubuntu: the p
 if [ -x "$venv/bin/python" ] && ! "$venv/bin/python" -c "$in_range" 2>/dev/null && [ ! -e "$venv/.incomplete" ]; then
     fail "$venv has a Python other than 3.10-3.12: remove it, or choose another folder with --venv DIR"
 fi
-if [ -s "$venv/.incomplete" ]; then read_stamp "$venv/.incomplete"; fi # the stamp before the installation that was interrupted
-# A stamp or the mark of an unfinished installation says that the folder is ours; any other has to be an environment.
+if [ -s "$venv/.incomplete" ]; then read_stamp "$venv/.incomplete"; fi # the stamp from before the interrupted installation
+# A stamp, or the mark of an unfinished installation, says that the folder is ours. Otherwise it must be an environment.
 if [ ! -e "$stamp" ] && [ ! -e "$venv/.incomplete" ] && [ ! -e "$venv/pyvenv.cfg" ]; then
     [ -z "$(find "$venv" -mindepth 1 ! -name .lock 2>/dev/null | head -n 1)" ] ||
         fail "$venv is a folder with something else in it: choose another one with --venv DIR"
 fi
 
 free=$(df -Pk "$venv" | awk 'NR == 2 {printf "%d", $4 / 1048576}')
-need=7 # measured: 5 GB in the end, and nearly 2 more while wheels wait to be unpacked
+need=7 # measured: 5 GB at the end, and nearly 2 GB more while pip unpacks the wheels
 if $cpu; then need=3; fi
 if compgen -G "$venv/lib/python3*/site-packages/torch-*.dist-info" >/dev/null; then need=1; fi
 [ "$free" -ge "$need" ] || fail "$venv: $free GB free on its disk, $need needed: free some, use --venv DIR on another disk, or \
 --cpu (a third of the size)"
-[ "$free" -ge 12 ] || export PIP_NO_CACHE_DIR=1 # pip's copy of the wheels is 3 GB more
+[ "$free" -ge 12 ] || export PIP_NO_CACHE_DIR=1 # pip's cache of the wheels takes 3 GB more
 case " $extras " in *" espnet "*)
     command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
         fail "--espnet compiles a package and found no C++ compiler (c++, g++): install one (Debian, Ubuntu: g++)" ;;
 esac
 
 # --- the environment ---
-run() { # in the background, so that its process can be found should this one be killed, and a signal be passed on to it
+run() { # in the background: signals can be passed on to it, and if this script is killed, the next one finds it
     "$@" &
     child=$!
     echo "$child" >"$venv/.child"
@@ -138,26 +138,27 @@ run() { # in the background, so that its process can be found should this one be
 }
 pip() { run "$venv/bin/python" -m pip "$@"; }
 
-if [ -e "$venv/.incomplete" ] && [ -x "$venv/bin/python" ]; then # killed within a package: pip would take it as installed
+# If pip was killed within a package, it would take that package for installed: remove what is not whole.
+if [ -e "$venv/.incomplete" ] && [ -x "$venv/bin/python" ]; then
     "$venv/bin/python" - <<'END' || true
 import csv, shutil, sysconfig
 from pathlib import Path
 
 site = Path(sysconfig.get_path("purelib"))
 for info in site.glob("*.dist-info"):
-    record = info / "RECORD"  # pip writes it last, over the wheel's own, which knows no INSTALLER (nor scripts)
+    record = info / "RECORD"  # pip writes it last, over the wheel's own RECORD, which names no INSTALLER and no scripts
     rows = list(csv.reader(record.open(encoding="utf-8"))) if record.is_file() else []
     ended = any(name.endswith("/INSTALLER") for name, *_ in rows)
     files = [(site / name, int(size)) for name, _, size in rows if size]
     if not ended or not all(file.is_file() and file.stat().st_size == size for file, size in files):
         print("setup: was interrupted, is installed again:", info.stem)
         shutil.rmtree(info)
-for rest in site.glob("~*"):  # what pip was about to remove
+for rest in site.glob("~*"):  # folders that pip was going to remove
     shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 END
 fi
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-    if [ -e "$venv/pyvenv.cfg" ] && [ ! -e "$venv/.incomplete" ]; then # someone's environment without pip
+    if [ -e "$venv/pyvenv.cfg" ] && [ ! -e "$venv/.incomplete" ]; then # someone else's environment, without pip
         "$venv/bin/python" -m ensurepip >/dev/null || fail "$venv has no pip: remove it, or choose another folder with --venv DIR"
     else
         find_python
@@ -180,8 +181,8 @@ choose another folder with --venv DIR" ;;
 esac
 
 mkdir -p "$venv/tmp"
-export TMPDIR=$venv/tmp # pip unpacks gigabytes there: on the disk whose space was looked at
-reach() { # NAME VERSION OPTIONS: does pip see this version of this package?
+export TMPDIR=$venv/tmp # pip unpacks gigabytes there, so it must be on the disk whose free space was checked
+reach() { # NAME VERSION OPTIONS: fail unless pip sees this version of this package
     "$venv/bin/python" -m pip index versions "$1" --retries 0 --timeout 20 "${@:3}" >"$venv/tmp/reach" 2>&1 || true
     grep -q "[ (]$2[,+)]\|[ (]$2\$" "$venv/tmp/reach" || fail "no $1 $2 from the package registry (${*:3}${3:+; }pip says: $(
         grep -E 'ERROR|Available' "$venv/tmp/reach" | head -n 1 | cut -c 1-200)): is the network up? a proxy (HTTPS_PROXY) \
@@ -190,7 +191,7 @@ or a mirror (pip config list) wrong?"
 reach tqdm "$(sed -n 's/.*"tqdm==\([0-9.]*\)".*/\1/p' "$root/setup.py")"
 [ -n "$torch" ] || ! $cpu || reach torch "$torch_pin" --index-url "$torch_index"
 
-for extra in $have_extras; do # what was there stays
+for extra in $have_extras; do # extras that are installed stay
     case " $extras " in *" $extra "*) ;; *) ! grep -q "^    \"$extra\": \[" "$root/setup.py" || extras="$extras $extra" ;; esac
 done
 # shellcheck disable=SC2086  # a list of words

@@ -1,17 +1,17 @@
-"""What tools/recipe.sh hands a recipe to: shows its help, or decides which stages are to be done and does them.
+"""Runs a recipe for tools/recipe.sh: shows its help, or decides which stages must run, and runs them.
 
-Runs on any Python >= 3.8 with nothing but the standard library, so that a host without packages can run a recipe in a
-container, and a run with nothing to do ends at once. The rules are in stagelib:
+It needs only Python >= 3.8 and the standard library. So a host without packages can run a recipe in a container, and a
+run with nothing to do ends at once. Its parts are in stagelib:
 
     plan.py         the stages as run.sh declares them; --help
     interpreter.py  which Python the stages run on; the resolved config and its cache
-    state.py        what is recorded of a stage, and what has changed since
-    decide.py       whether a stage is done, stale, interrupted...; the loop over the stages
-    locks.py        one writer for a folder
+    state.py        the record of a stage, and what has changed since
+    decide.py       whether a stage must run; the loop over the stages
+    locks.py        only one run at a time writes a folder
     process.py      one command: its output, its log, its signals
-    memory.py       was a killed command killed for memory?
-    ending.py       the answer, which is the last that is said
-    terminal.py     what is said on stdout
+    memory.py       whether a command was killed because memory ran out
+    ending.py       what is shown at the end
+    terminal.py     writing to stdout
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Set up what is missing (in .venv alone) and run the checks and tests.
+# Set up what is missing (only in .venv) and run the checks and tests.
 set -uo pipefail
 
 usage() {
     cat <<'END'
 Usage: tools/test.sh [--containers] [--all] [--help] [-- PYTEST ARGUMENTS]
 
-Runs ruff, shellcheck (where there is one) and pytest; pytest holds the order of imports too (tests/unit/house/test_imports.py).
-  --containers  those marked container too: recipes in podman, in Apptainer and through Slurm, which tests/containers/*_up.sh
-                bring up (they install packages: root and apt-get; 15 GB; ten minutes the first time, else five)
-  --all         those marked long as well
+Runs ruff, shellcheck (if it is installed) and pytest. pytest checks the order of imports too (tests/unit/house).
+  --containers  also the tests marked container: recipes in podman, in Apptainer and through Slurm.
+                tests/containers/*_up.sh set these up: they install packages, and need root, apt-get and 15 GB.
+                This takes ten minutes the first time, and later five.
+  --all         also the tests marked long and those marked container
 For instance: tools/test.sh -- -k fbank -x
 
-SPEECHLAB_PYTHON names a Python that has everything, and nothing is set up.
+SPEECHLAB_PYTHON names a Python that has all packages; then nothing is set up.
 END
 }
 
@@ -37,9 +38,9 @@ if [ -z "$python" ]; then
     tools/setup.sh --extras tests || exit
     python=$root/.venv/bin/python
 fi
-# The tests choose their own engine, image and Python; a person's settings would change what they test.
+# The tests choose their own engine, image and Python; your own settings would change what they test.
 unset SPEECHLAB_ENGINE SPEECHLAB_IMAGE SPEECHLAB_BACKEND SPEECHLAB_NGPU SPEECHLAB_PYTHON SPEECHLAB_BINDS SPEECHLAB_DOWNLOADS
-# One thread: two in one process wait for each other at every operation where other work shares the cores.
+# One thread per process: where other programs use the same cores, two threads wait for each other at every operation.
 export PYTHONNOUSERSITE=1 PYTHONPATH=$root OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 PATH=$(dirname "$(command -v "$python")"):$PATH
 

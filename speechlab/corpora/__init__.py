@@ -1,13 +1,19 @@
-"""Corpora: one module each, the only code that knows how a corpus is laid out and where it is to be had.
+"""Corpora, one module per corpus. No other code knows how a corpus is laid out, and where one can get it.
 
-A corpus module offers ``ABOUT`` and ``LICENSE`` (a line each), ``fetch(root) -> folder`` and
-``prepare(folder, out, nj=1, **options)``, which returns what its form of data wants. ``FORM`` names the form
-(speechlab/data/forms/): ``"speech"``, the default, wants ``{split: CutSet}``; ``"images"`` wants ``({split: (images,
-labels) or (images, labels, ids)}, names of the classes)``; a recipe may bring its own, ``"local.x"``. ``CARRIES`` says
-what each item carries: ``("text",)``, the default of speech, or of ``text``, ``label``, ``speaker``, ``clean`` and the
-recipe's own words those that hold. A corpus that can carry several things has a parameter ``carry`` in its ``prepare``,
-which is what the user asked for. ``SPEAKERS_SHARED = True`` says that a speaker may be in several splits. Modules are
-imported when they are asked for.
+A corpus module has these parts:
+
+* ``ABOUT``, ``LICENSE``: one line each.
+* ``fetch(root) -> folder``: downloads the corpus.
+* ``prepare(folder, out, nj=1, **options)``: reads it, and returns what its form of data wants.
+* ``FORM`` (optional): the name of that form (speechlab/data/forms/). ``"speech"``, the default, wants
+  ``{split: CutSet}``. ``"images"`` wants ``({split: (images, labels)}, names of the classes)``, or
+  ``(images, labels, ids)`` for a split. ``"local.x"`` is a form that the recipe brings.
+* ``CARRIES`` (optional): what each item carries, a tuple of ``"text"``, ``"label"``, ``"speaker"``, ``"clean"`` and
+  words of the recipe's own. The default for speech is ``("text",)``. If a corpus can carry different things, its
+  ``prepare`` has a parameter ``carry``: what the user asked for.
+* ``SPEAKERS_SHARED`` (optional): True if a speaker may be in several splits.
+
+A module is imported only when somebody asks for its corpus.
 """
 
 from __future__ import annotations

@@ -33,7 +33,10 @@ _TRANSCRIPT = "transcript/aishell_transcript_v0.8.txt"
 
 
 def fetch(root: Path) -> Path:
-    """Download and unpack to ``root/aishell`` (an interrupted download goes on), then mark it with ``.complete``."""
+    """Download and unpack to ``root/aishell``, then mark it with ``.complete``. An interrupted download goes on.
+
+    Raises a UserError when no mirror could serve it.
+    """
     from lhotse.recipes.aishell import download_aishell
 
     root = Path(root)
@@ -58,13 +61,14 @@ def fetch(root: Path) -> Path:
 
 @contextmanager
 def _careful() -> Iterator[None]:
-    """While lhotse works: a silent server is an error after a minute, and archives can't write outside their folder."""
+    """Make lhotse's download careful: a server that is silent for a minute is an error, and an archive can't write
+    outside its folder."""
     timeout, had = socket.getdefaulttimeout(), tarfile.TarFile.__dict__.get("extraction_filter")
     makelink = tarfile.TarFile.makelink
     socket.setdefaulttimeout(60)
     if hasattr(tarfile, "data_filter"):  # PEP 706
         tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
-    else:  # Debian 12's own 3.11.2, say: lhotse looks at names, and there are no links in AISHELL to need
+    else:  # e.g. Python 3.11.2 of Debian 12. lhotse checks the names; AISHELL has no links, so we refuse all links
         tarfile.TarFile.makelink = _no_link
     try:
         yield
@@ -79,7 +83,11 @@ def _no_link(archive: tarfile.TarFile, member: tarfile.TarInfo, target: str) -> 
 
 
 def prepare(folder: Path, out: Path, nj: int = 1) -> dict[str, CutSet]:
-    """Read ``folder/data_aishell`` (or ``folder`` itself, if it is that) as lhotse does; ids are the files' names."""
+    """Read ``folder/data_aishell`` by lhotse's own function; ``folder`` may also be ``data_aishell`` itself.
+
+    Returns a CutSet for each of train, dev and test. The id of a cut is its file's name without the suffix. A file that
+    can't be read is among them: speechlab.prepare lists it as bad audio. Recordings without a transcript are left out.
+    """
     from lhotse import CutSet
 
     folder = find(Path(folder))
@@ -101,7 +109,7 @@ def prepare(folder: Path, out: Path, nj: int = 1) -> dict[str, CutSet]:
             cut, supervision = recording.to_cut(), speech[recording.id]
             cut.id, supervision.language, cut.supervisions = recording.id, "zh", [supervision]
             cuts.append(cut)
-        # No word is known of these, but they count as bad audio, which speechlab.prepare lists.
+        # Their transcripts don't matter: speechlab.prepare will list these files as bad audio.
         cuts += [utterance(path.stem, path, "?", path.parent.name, "zh") for path in broken if path in files[part]]
         splits[part] = CutSet.from_cuts(sorted(cuts, key=lambda cut: cut.id))
     silent = sum(map(len, files.values())) - sum(map(len, splits.values()))
@@ -111,7 +119,8 @@ def prepare(folder: Path, out: Path, nj: int = 1) -> dict[str, CutSet]:
 
 
 def find(folder: Path) -> Path:
-    """The folder that holds ``data_aishell``, checked; the user may have named that one, or the one above it."""
+    """The folder that holds ``data_aishell``. ``folder`` may be this folder or ``data_aishell``; UserError if neither,
+    or if files are missing."""
     if (folder / _TRANSCRIPT).is_file() and folder.resolve().name == "data_aishell":
         folder = folder.resolve().parent
     data = folder / "data_aishell"
@@ -130,13 +139,13 @@ def find(folder: Path) -> Path:
 def _lhotse(folder: Path) -> dict:
     from lhotse.recipes.aishell import prepare_aishell
 
-    logging.disable(logging.WARNING)  # two lines for each recording without transcript: counted in one, by prepare
+    logging.disable(logging.WARNING)  # lhotse writes two lines per recording without transcript; prepare writes one
     try:
         manifests = prepare_aishell(folder)
     finally:
         logging.disable(logging.NOTSET)
     for part in manifests.values():
-        for recording in part["recordings"]:  # while the links of _links() are there
+        for recording in part["recordings"]:  # resolved now: the links of _links() will be gone
             recording.sources[0].source = os.path.realpath(recording.sources[0].source)
     return manifests
 
@@ -151,7 +160,7 @@ def _readable(path: Path) -> bool:
 
 
 def _links(folder: Path, aside: Path, without: set[Path], files: list[Path]) -> Path:
-    """The same tree made of links, less the files that stop lhotse."""
+    """Make the same tree in ``aside``, of links, but leave out the files ``without``, at which lhotse would stop."""
     (aside / "data_aishell").mkdir()
     (aside / "data_aishell/transcript").symlink_to((folder / "data_aishell/transcript").resolve())
     for part in PARTS:

@@ -1,8 +1,8 @@
 """CMU's AN4 ("census"): spelled names, numbers, dates and control words in English, 84 speakers, about 50 minutes.
 
 Recorded at Carnegie Mellon University about 1991, see A. Acero, "Acoustical and Environmental Robustness in Automatic
-Speech Recognition", Kluwer 1993. 948 training and 130 test utterances, 16 kHz. The university names no checksum:
-what came is written into ``.complete``.
+Speech Recognition", Kluwer 1993. 948 training and 130 test utterances, 16 kHz. The university publishes no checksum;
+``.complete`` records the checksum of what was downloaded.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ def fetch(root: Path) -> Path:
 def prepare(folder: Path, out: Path, nj: int = 1) -> dict[str, CutSet]:
     """AN4 as published (``etc/an4_{train,test}.{fileids,transcription}``, ``wav/*/<speaker>/*.{sph,raw,wav}``).
 
-    Returns train and dev, parted by speaker (every tenth one of those in the training list, by the hash of the name, is
-    in dev), and test, as published (``an4test_clstk``, ten other speakers). Audio is copied to ``out/audio`` as flac,
-    since lhotse leaves sphere files to a program that few have, and raw ones (16 bit, big endian) carry no rate.
+    Returns a CutSet for each of train, dev and test. test is as published (``an4test_clstk``, ten speakers who are not
+    in train). dev is every tenth speaker of the training list; a hash of the name decides which.
+
+    Audio is copied to ``out/audio`` as flac: lhotse needs a program for sphere files that few people have, and raw
+    files (16 bit, big endian) do not say their sample rate.
     """
     from lhotse import CutSet
 
@@ -93,7 +95,8 @@ def _read_list(root: Path, part: str) -> dict[str, str]:
 
 
 def _as_flac(root: Path, name: str, to: Path) -> Path:
-    """Copy an utterance's audio to a flac file; what can't be read is left for speechlab.prepare to find and list."""
+    """Copy an utterance's audio to a flac file and return its path. If the audio can't be read, speechlab.prepare will
+    find that and list it."""
     sources = [root / "wav" / f"{name}{suffix}" for suffix in (".sph", ".wav", ".flac", ".raw")]
     source = next((path for path in sources if path.is_file()), sources[0])
     raw = dict(samplerate=16000, channels=1, format="RAW", subtype="PCM_16", endian="BIG")

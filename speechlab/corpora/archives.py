@@ -1,8 +1,11 @@
 """Taking files out of tar, zip, wheel, npm and Debian archives without trusting them.
 
-Only regular files are written, each under the target folder. A member whose name is absolute or climbs out by ``..``
-refuses the whole archive, wanted or not; so does a wanted member that is a link out or a device (packages hold such
-things where we don't look). Links that stay inside become copies.
+Only regular files are written, each under the target folder. The whole archive is refused
+
+* if any member's name is absolute, or leads out of the folder by ``..``;
+* if a wanted member is a device, or a link that leads out. (Among members that are not wanted, packages do hold such.)
+
+A link that stays inside the archive becomes a copy.
 """
 
 from __future__ import annotations
@@ -24,20 +27,21 @@ from typing import IO
 
 from ..errors import UserError
 
-# What says which members are wanted: a member's name -> its path under the target folder, or None to leave it out.
+# Says which members are wanted: a member's name -> its path under the target folder, or None to leave it out.
 Pick = Callable[[str], "str | None"]
-# A member's name and what opens it: None for a link that leads to no file.
+# A member's name, and a function that opens it. The function returns None for a link that leads to no file.
 Member = tuple[str, Callable[[], "IO[bytes] | None"]]
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error, OSError, NotImplementedError)
 
 
 def everything(name: str) -> str:
-    """A :data:`Pick` that takes all members as they are named."""
+    """A :data:`Pick` that takes all members and keeps their names."""
     return name
 
 
 def only(wanted: dict[str, str]) -> Pick:
-    """A :data:`Pick` for ``{"a/file.json": "file.json", "some/folder/": "ogg/"}``: a trailing / takes all below it."""
+    """A :data:`Pick` for ``{"a/file.json": "file.json", "some/folder/": "ogg/"}``: a name that ends in / stands for all
+    that is below it."""
 
     def pick(name: str) -> str | None:
         if name in wanted:
@@ -51,7 +55,8 @@ def only(wanted: dict[str, str]) -> Pick:
 
 
 def is_archive(path: Path, name: str) -> bool:
-    """Whether the file at ``path`` begins as the kind of archive that ``name`` says; a plain .tar always passes."""
+    """Whether the file at ``path`` begins with the bytes of the kind of archive that ``name`` says. A plain .tar has no
+    such bytes: always True."""
     beginnings = {".zip": b"PK", ".whl": b"PK", ".deb": b"!<arch>", ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b",
                   ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}
     with open(path, "rb") as file:
@@ -61,9 +66,10 @@ def is_archive(path: Path, name: str) -> bool:
 def extract(archive: Path, to: Path, pick: Pick = everything) -> int:
     """Write the archive's members that ``pick`` wants under the folder ``to``; returns how many files were written.
 
-    Known by name: ``.tar`` (also .gz .bz2 .xz), ``.tgz``, ``.zip``, ``.whl``, ``.deb``. Raises a UserError for one that
-    is damaged, unsafe or of another kind, or that holds nothing wanted. ``to`` may be left with part of the files then:
-    extract aside and rename (``files.atomic``).
+    The kind is known by the archive's name: ``.tar`` (also .gz .bz2 .xz), ``.tgz``, ``.zip``, ``.whl``, ``.deb``.
+
+    Raises a UserError if the archive is damaged, unsafe, of another kind, or without any wanted member. Some files may
+    be in ``to`` by then: so extract into a new folder and rename it (``files.atomic``).
     """
     count = 0
     try:
@@ -97,7 +103,7 @@ def _safe(name: str, archive: Path) -> str:
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    """Every file in the archive, links and devices too, whose openers raise."""
+    """Every file in the archive. Links that lead out and devices are among them: opening one raises a UserError."""
     name = archive.name.lower()
     if name.endswith((".zip", ".whl")):
         with zipfile.ZipFile(archive) as file:
@@ -134,7 +140,7 @@ def _open_tar(file: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) -> 
 
 
 def _link(name: str, target: str, archive: Path) -> str:
-    """What a link at ``name`` points at, as a member's name; a UserError if that is outside."""
+    """The name of the member that a link at ``name`` leads to; a UserError if it leads outside."""
     if target.startswith("/"):
         raise UserError(f"{archive} is unsafe: it links to {target!r}, outside of its folder; nothing of it was kept")
     return _safe(posixpath.join(posixpath.dirname(name), target), archive)
@@ -160,7 +166,7 @@ def _deb_data(archive: Path) -> IO[bytes]:
 
 
 def _unzstd(archive: Path, data: bytes) -> IO[bytes]:
-    """Unpack Zstandard, which Python reads from 3.14 on only, by the first tool that is there."""
+    """Unpack Zstandard by the first tool that is installed (Python itself reads it only from 3.14 on)."""
     for command in (["zstd", "-dcq"], ["dpkg-deb", "--fsys-tarfile", str(archive)]):
         if shutil.which(command[0]):
             out = tempfile.TemporaryFile()  # the caller closes it

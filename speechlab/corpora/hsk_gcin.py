@@ -1,11 +1,11 @@
-"""HSK sentences spoken by joining the recorded syllables of two voices: a small real Mandarin corpus.
+"""HSK sentences, spoken by joining the recorded syllables of two voices: a small Mandarin corpus.
 
 The sentences (hanzi and numbered pinyin, CC BY-SA 4.0) come from the Python package ``hsk-sentences-audio``, the
 syllables (two speakers, 44.1 kHz ogg) from the Debian package ``gcin-voice``. Only data is taken out of them.
 
-An honest word: the voices are real but the prosody is made, and the same recordings of syllables are heard in training
-and test. It teaches the pipeline, homophones and language models; say so wherever its error rate is quoted. Tones are
-the dictionary's: no tone sandhi is made but what the pinyin writes.
+The voices are real, but the prosody is made by code, and the same recordings of syllables are heard in training and in
+test. So the corpus teaches the pipeline, homophones and language models. Say this wherever you quote its error rate.
+Tones are as the pinyin writes them: there is no other tone sandhi.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ FILES = [
 ]
 SPEAKERS_SHARED = True  # two voices: both are in every split
 VOICES = ("3", "5")  # the files' names in the package
-# Voice 3 was recorded slowly, 0.39 s a syllable, voice 5 at 0.25 s: brought nearer to how sentences are spoken.
+# Factors of the speaking rate, which bring both voices nearer to how sentences are spoken: voice 3 was recorded with
+# 0.39 s per syllable (slow), voice 5 with 0.25 s.
 VOICE_RATE = {"3": 1.35, "5": 0.95}
 TEST_SENTENCES, DEV_SENTENCES = 250, 200
-# A neutral tone that nobody recorded is borrowed from the full tone: shorter and softer.
+# A neutral tone that was not recorded is made from the syllable's full tone: faster (a factor) and softer (dB).
 NEUTRAL_RATE, NEUTRAL_DB = 1.35, -3.0
 
 
@@ -68,14 +69,17 @@ class Sentence:
 
     id: str
     text: str  # hanzi only
-    pinyin: str  # numbered, 5 is the neutral tone, one syllable a character
+    pinyin: str  # numbered (5 is the neutral tone), one syllable per character
     hsk_level: int
-    spoken: tuple[tuple[str, bool], ...]  # for each character: the syllable's folder, is it a borrowed neutral tone
+    spoken: tuple[tuple[str, bool], ...]  # for each character: the syllable's folder; is it a full tone made neutral?
     pauses: frozenset[int]  # indices of characters that punctuation follows
 
 
 def zhuyin(syllable: str) -> tuple[str, int]:
-    """Numbered pinyin as zhuyin and tone: ``"lü4"``, ``"lv4"`` are ("ㄌㄩ", 4), erhua ``"r5"`` is ("ㄦ", 5)."""
+    """Numbered pinyin as zhuyin and tone: ``"lü4"`` and ``"lv4"`` are ("ㄌㄩ", 4), erhua ``"r5"`` is ("ㄦ", 5).
+
+    Raises a ValueError for what is not numbered pinyin.
+    """
     base, tone = syllable[:-1].lower().replace("u:", "v").replace("ü", "v"), syllable[-1:]
     if tone not in "12345" or not base.isalpha():
         raise ValueError(f"not numbered pinyin: {syllable!r}")
@@ -83,14 +87,17 @@ def zhuyin(syllable: str) -> tuple[str, int]:
 
 
 def folder_of(letters: str, tone: int) -> str:
-    """A syllable's folder in gcin-voice: zhuyin and a digit; tone 1 has none, the neutral tone (pinyin's 5) has 1."""
+    """A syllable's folder in gcin-voice: zhuyin and the tone's digit. But tone 1 has no digit, and the neutral tone
+    (pinyin's 5) has the digit 1."""
     return letters + {1: "", 5: "1"}.get(tone, str(tone))
 
 
 def spoken_as(syllable: str, character: str, there: set[str]) -> tuple[str, bool] | None:
-    """Which of the folders ``there`` speaks a syllable, and whether it lends its full tone to a neutral one.
+    """The folder (one of ``there``) that speaks a syllable, and whether it is a full tone in place of a neutral one.
+    None if no folder can speak it.
 
-    Few neutral tones were recorded (the particles): others borrow the character's own tone, then any.
+    Few neutral tones were recorded (the particles). The others are made from the character's own full tone, or from any
+    full tone if that was not recorded.
     """
     letters, tone = zhuyin(syllable)
     if folder_of(letters, tone) in there:
@@ -105,7 +112,7 @@ def spoken_as(syllable: str, character: str, there: set[str]) -> tuple[str, bool
 
 
 def read_sentences(path: Path, there: set[str]) -> list[Sentence]:
-    """The sentences that the syllables in the folders ``there`` can speak, each text once, in the file's order."""
+    """The sentences that can be spoken with the folders ``there``: each text once, in the file's order."""
     found: dict[str, Sentence] = {}
     for entry in json.loads(path.read_text(encoding="utf-8")):
         characters, pauses = [], set()
@@ -131,10 +138,10 @@ def read_sentences(path: Path, there: set[str]) -> list[Sentence]:
 
 def split_sentences(sentences: list[Sentence], test: int = TEST_SENTENCES,
                     dev: int = DEV_SENTENCES) -> dict[str, list[tuple[Sentence, str]]]:
-    """Who says what, by the hash of the sentences' ids: both voices say the test sentences, all others are said once.
+    """Which voice says which sentence. Both voices say the test sentences; one voice says each of the others.
 
-    Returns {"train": [(sentence, voice), ...], "dev": ..., "test_voice3": ..., "test_voice5": ...}; no sentence is in
-    two of train, dev and the tests.
+    Returns {"train": [(sentence, voice), ...], "dev": ..., "test_voice3": ..., "test_voice5": ...}. No sentence is in
+    two of train, dev and test; the hash of its id decides where it is.
     """
     if len(sentences) < test + dev + 2:
         raise UserError(f"hsk_gcin: only {len(sentences)} sentences can be spoken, {test + dev + 2} are needed: "
@@ -176,7 +183,7 @@ def prepare(folder: Path, out: Path, nj: int = 1) -> dict[str, CutSet]:
 
 
 def _load(path: Path) -> np.ndarray:
-    """Read one syllable: mono, 16 kHz, its DC offset taken out (voice 3 has a large one), trimmed, levelled."""
+    """Read one syllable, (samples,) at 16 kHz: trimmed, levelled, without DC offset (that of voice 3 is large)."""
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
@@ -186,7 +193,7 @@ def _load(path: Path) -> np.ndarray:
     return level(trim(mono - mono.mean()))
 
 
-_bank: dict[tuple[str, str], np.ndarray] = {}  # in a worker: (folder, voice) -> samples
+_bank: dict[tuple[str, str], np.ndarray] = {}  # filled in each worker process: (folder, voice) -> samples
 
 
 def _share(bank: dict[tuple[str, str], np.ndarray]) -> None:

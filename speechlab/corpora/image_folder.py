@@ -1,9 +1,9 @@
 """Images of one's own: a folder for each class, or a ``manifest.tsv`` that says what each image shows.
 
-Class folders: ``cat/*.png dog/*.jpg``; or the same under ``train`` and ``test`` (and ``dev`` or ``valid``), as
-torchvision's ImageFolder has them. ``manifest.tsv``: separated by tabs, the columns ``path`` (relative to the folder)
-and ``label``, maybe ``split`` (train, dev, test). Where there is no dev or no test, a tenth of train, class by class,
-becomes it.
+Class folders are ``cat/*.png dog/*.jpg``; or the same under ``train`` and ``test`` (and ``dev`` or ``valid``), as for
+torchvision's ImageFolder. ``manifest.tsv`` is separated by tabs. Its columns are ``path`` (relative to the folder),
+``label``, and optionally ``split`` (train, dev, test). If dev or test is missing, it is taken from train: a tenth of
+each class.
 """
 
 from __future__ import annotations
@@ -45,11 +45,20 @@ def fetch(root: Path) -> Path:
 def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", size: str = "", channels: int = 0) -> Made:
     """Read class folders or a manifest.
 
-    split_by: ``column`` (the manifest's, or folders train and test), ``random`` (80/10/10 of each class), or ``auto``:
-    column where there is one. size: 32, or 32x48 (height x width): images are scaled and their middle is cut out;
-    without it all must have one size. channels: 1 (grey) or 3 (RGB); 0: as they are, all alike. What is transparent
-    turns white; photographs are turned upright as their camera noted. An image that can't be read is left out and
-    listed in ``out/bad_images.tsv``; past 1 % of a split (and five) that is an error.
+    Transparent parts become white. Photographs are turned upright, as their camera noted. An image that can't be read
+    is left out and listed in ``out/bad_images.tsv``.
+
+    Args:
+        split_by: ``column`` (of the manifest, or the folders train and test), ``random`` (80/10/10 of each class), or
+            ``auto``: column if there is one, else random.
+        size: pixels, ``32`` or ``32x48`` (height x width): images are scaled, and their middle is cut out. Without it,
+            all images must have the same size.
+        channels: 1 (grey) or 3 (RGB). 0: as the images are, which must all be alike.
+    Returns:
+        ({split: (images, labels, ids)}, names of the classes); images are (H, W, C) uint8, read one by one.
+    Raises:
+        UserError: no such way to split, mixed sizes, or too many bad images in a split (more than 5 and more than 1 %,
+            or all training images of a class).
     """
     folder = Path(folder)
     rows = _manifest_rows(folder) if (folder / MANIFEST).exists() else read_class_folders(folder, _SUFFIXES, "images")
@@ -69,7 +78,7 @@ def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", size: 
     return splits, classes
 
 
-# --- what there is
+# --- rows and splits
 
 
 def _manifest_rows(folder: Path) -> list[Row]:
@@ -107,7 +116,7 @@ def _split(rows: list[Row], folder: Path, split_by: str) -> dict[str, str]:
 
 
 def _wanted(size: str, channels: int) -> tuple[int, int, int]:
-    """(height, width, channels) as asked for; 0: not asked for."""
+    """(height, width, channels) as the user asked for them; 0 for what was not asked for."""
     found = re.fullmatch(r"(\d+)(?:x(\d+))?", str(size)) if size else None
     if (size and not found) or (found and "0" in (found[1], found[2])) or channels not in (0, 1, 3):
         raise UserError(f"--option size={size} channels={channels}: size is 32 or 32x48 (height x width), channels is "
@@ -117,7 +126,7 @@ def _wanted(size: str, channels: int) -> tuple[int, int, int]:
 
 
 def _header(path: Path) -> tuple[int, int, int] | None:
-    """(height, width, channels) by the file's header; None where that can't be read."""
+    """(height, width, channels) from the file's header; None if the header can't be read."""
     from PIL import Image
 
     try:
@@ -125,15 +134,15 @@ def _header(path: Path) -> tuple[int, int, int] | None:
             warnings.simplefilter("ignore")
             with Image.open(path) as picture:
                 width, height = picture.size
-                if picture.getexif().get(0x0112, 1) >= 5:  # orientation: it lies on its side
+                if picture.getexif().get(0x0112, 1) >= 5:  # the orientation: the picture lies on its side
                     width, height = height, width
                 return height, width, 1 if picture.mode in _GREY else 3
-    except Exception:  # decoders raise just about anything; read_image will say what
+    except Exception:  # decoders raise errors of many kinds; read_image will say what is wrong
         return None
 
 
 def _common(found: dict[str, tuple[int, int, int] | None], shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The one shape of all images, or the one asked for; UserError where they differ."""
+    """The shape that all images will have: the one asked for, else their own. UserError if their own shapes differ."""
     known = {path: header for path, header in found.items() if header}
     if not known:
         raise UserError(f"none of the {len(found)} images can be read (first: {next(iter(found))})")
@@ -156,7 +165,7 @@ def _name(kind: tuple[int, ...]) -> str:
 
 def _images(folder: Path, out: Path, split: str, rows: list[Row], shape: tuple[int, int, int], nj: int,
             bad: dict[str, str]) -> Iterator[np.ndarray | None]:
-    """The images of ``rows``, None for each that can't be read; at the end, what is wrong with too many of them."""
+    """Yield the images of ``rows``, None for each that can't be read. A UserError at the end if these are too many."""
     good: Counter[str] = Counter()
     here = []
     for row, image in zip(rows, threaded(lambda row: read_image(folder / row["path"], shape), rows, nj)):
@@ -192,15 +201,15 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray | str:
                 if picture.size != (width, height):
                     picture = ImageOps.fit(picture, (width, height))
                 return np.asarray(picture).reshape(height, width, channels)
-    except Exception as error:  # decoders raise just about anything
+    except Exception as error:  # decoders raise errors of many kinds
         return " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
 
 
 def _flat(picture: Image) -> Image:
-    """Without transparency (on white) and in 8 bits."""
+    """The picture on a white ground, without transparency, in 8 bits."""
     from PIL import Image
 
-    if picture.mode.startswith("I"):  # 16 bits, which convert() would cut off instead of scaling
+    if picture.mode.startswith("I"):  # 16 bits: convert() would clip the values instead of scaling them
         return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if picture.mode == "F":
         raise ValueError("it holds real numbers, whose range is not known")

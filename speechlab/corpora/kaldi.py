@@ -1,13 +1,17 @@
 """A corpus of one's own in Kaldi's form: a data directory (``wav.scp``, ``text``; optional ``utt2spk``, ``segments``,
 ``utt2lang``), or a folder of them named ``train``, ``dev`` and ``test``, as Kaldi's and ESPnet's recipes make them.
 
-What ``prepare --carry`` names must be there: ``text`` in text, ``speaker`` in utt2spk, ``label`` in utt2label (where
-there is none in utt2lang, else in text), a recipe's own WORD in utt2WORD. Where no text is carried, none is needed.
+What ``prepare --carry`` names must be there:
+
+* ``text``: in the file text; not needed if no text is carried.
+* ``speaker``: in utt2spk.
+* ``label``: in utt2label; if there is no such file, in utt2lang; else in text.
+* a recipe's own WORD: in utt2WORD.
 
 An entry of wav.scp may be a file, ``cat FILE |``, or a place in an archive (``FILE.ark:1234``), which is unpacked. **No
-command is executed**: any other pipe is refused, and of an archive nothing is read but sound. (lhotse's own import runs
-what wav.scp says in a shell, and stops at the first odd line with a traceback: hence this one.) ``feats.scp`` is not
-read: features are computed from the sound, by the config's contract.
+command is executed**: any other pipe is refused, and only sound is read from an archive. (lhotse has an import of its
+own, but that runs the commands of wav.scp in a shell, and the first odd line ends it with a traceback.) ``feats.scp``
+is not read: features are computed from the sound, as the config says.
 
 Reference: kaldi-asr.org/doc/data_prep.html; utils/validate_data_dir.sh there.
 """
@@ -37,24 +41,26 @@ ABOUT = "your own, in Kaldi's form: a data directory (wav.scp, text), or a folde
 LICENSE = "yours"
 SPEAKERS_SHARED = True  # checked here, as in the corpus folder
 
-IDS = "speechlab_ids.json"  # {utterance: [id, speaker]} of those that python -m speechlab.data.kaldi export renamed
-OVERSHOOT = 0.5  # seconds that a segment may end behind its recording; extract-segments cuts it there, and so do we
-_UNKNOWN_LENGTH = 0x7FFFF000  # a WAV written into a pipe promises about 2 or 4 GB, since its writer couldn't know
+# {utterance: [id, speaker]}: the original names of what python -m speechlab.data.kaldi export had to rename.
+IDS = "speechlab_ids.json"
+# Seconds that a segment may end after its recording. It is cut at the recording's end, as extract-segments does.
+OVERSHOOT = 0.5
+_UNKNOWN_LENGTH = 0x7FFFF000  # bytes; a WAV written into a pipe claims 2 to 4 GB: its writer could not know the length
 _NAMES = {"train": re.compile(r"train.*", re.I), "dev": re.compile(r"(dev|val|cv).*", re.I),
           "test": re.compile(r"(test|eval).*", re.I)}
 
 
 class Sound(NamedTuple):
-    """Where a recording's sound is: a file, or (``offset``) a place in an archive."""
+    """Where a recording's sound is: a whole file, or the place ``offset`` (in bytes) in an archive."""
 
     path: Path
     offset: int | None = None
 
 
 class Utterance(NamedTuple):
-    """One utterance of a data directory; without segments, ``recording`` is its own id and ``end`` None.
+    """One utterance of a data directory. Without a file segments, ``recording`` is the utterance's id and ``end`` None.
 
-    ``custom``: what else it carries, by name.
+    ``custom``: whatever else it carries, by name.
     """
 
     id: str
@@ -63,7 +69,7 @@ class Utterance(NamedTuple):
     language: str | None
     recording: str
     start: float = 0.0
-    end: float | None = None  # seconds; None: the recording's end
+    end: float | None = None  # seconds; None: the end of the recording
     custom: dict[str, str] = {}
 
 
@@ -75,12 +81,20 @@ def fetch(root: Path) -> Path:
 
 def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", carry: tuple[str, ...] = ("text",),
             train: str = "", dev: str = "", test: str = "") -> dict[str, CutSet]:
-    """Read the data directory ``folder``, or those in it.
+    """Read the data directory ``folder``, or the data directories in it.
 
-    split_by: as for the corpus folder; ``auto`` keeps the directories' own split where there is more than one.
-    carry: what must be there of each utterance, see above. train, dev, test: names of directories in ``folder``
-    (several by commas); by default those that are called so, or begin so. A speaker in two of them is noted and
-    accepted: someone has published it so. Sound in archives is unpacked to ``out/audio`` as flac.
+    A speaker in two directories is accepted, with a note: the corpus was published like that. Sound in archives is
+    unpacked to ``out/audio`` as flac.
+
+    Args:
+        split_by: as for the corpus ``folder``; ``auto`` keeps the directories' own split if there are several.
+        carry: what each utterance must have, see above.
+        train, dev, test: the directories in ``folder`` that make each split (several, separated by commas); by default
+            those whose names begin with train; with dev, val or cv; with test or eval.
+    Returns:
+        A CutSet for each split.
+    Raises:
+        UserError: for a fault in the directories; it names file and line.
     """
     from lhotse import CutSet
 
@@ -110,7 +124,10 @@ def prepare(folder: Path, out: Path, nj: int = 1, split_by: str = "auto", carry:
 
 
 def find(folder: Path, named: dict[str, str]) -> list[tuple[str, Path]]:
-    """(split, data directory) pairs: ``("", folder)`` if it is one itself, else those in it."""
+    """(split, data directory) pairs: ``("", folder)`` if ``folder`` is a data directory, else the directories in it.
+
+    ``named``: by split, the names that the user gave (separated by commas, or "").
+    """
     if (folder / "wav.scp").is_file():
         if any(named.values()):
             raise UserError(f"{folder} is one data directory: train, dev and test name directories in a folder of "
@@ -152,13 +169,14 @@ def _note_shared(folder: Path, rows: list[folders.Row]) -> None:
 
 
 def _test_name(name: str) -> str:
-    """``test``, or ``test_NAME``, which is what recipes call a further test set."""
+    """A test directory's split: ``test`` for test and eval, ``test_NAME`` for another."""
     plain = re.sub(r"\W+", "_", name)
     return "test" if plain in ("test", "eval") else plain if plain.startswith("test_") else f"test_{plain}"
 
 
 def read(directory: Path, carry: Iterable[str] = ("text",)) -> tuple[list[Utterance], dict[str, Sound]]:
-    """A data directory's utterances, and its recordings' sound by id; UserErrors name file and line."""
+    """A data directory's utterances, and where the sound of each recording is, by the recording's id. A UserError names
+    file and line."""
     wav = table(directory / "wav.scp")
     paths = _files(directory, carry)
     carried = {what: table(path, empty=path.name == "text") for what, path in paths.items()}
@@ -168,7 +186,7 @@ def read(directory: Path, carry: Iterable[str] = ("text",)) -> tuple[list[Uttera
     parts = _segments(directory / "segments", wav) if (directory / "segments").is_file() else \
         {id: (id, 0.0, None) for id in wav}
     source = "segments" if (directory / "segments").is_file() else "wav.scp"
-    first = "text" if "text" in carried else next(iter(carried))  # whose file says which utterances there are
+    first = "text" if "text" in carried else next(iter(carried))  # this file says which utterances there are
     listed, listing = carried[first], paths[first].name
     silent, unheard = [id for id in parts if id not in listed], [id for id in listed if id not in parts]
     for ids, what in ((silent, f"of {source} are not in {listing}"), (unheard, f"of {listing} are not in {source}")):
@@ -192,7 +210,7 @@ def read(directory: Path, carry: Iterable[str] = ("text",)) -> tuple[list[Uttera
     utterances = []
     for id in kept:
         speaker = speakers[id][1] if speakers else None
-        known = own.get(id) or [ids[id], None if speaker == id else speaker]  # Kaldi's way to say: unknown
+        known = own.get(id) or [ids[id], None if speaker == id else speaker]  # Kaldi: speaker == id means unknown
         custom = {what: rows[id][1] for what, rows in carried.items() if what not in ("text", "speaker")}
         utterances.append(Utterance(known[0], _value(text, id), known[1], _value(languages, id), *parts[id], custom))
     used = {one.recording for one in utterances}
@@ -205,7 +223,7 @@ def read(directory: Path, carry: Iterable[str] = ("text",)) -> tuple[list[Uttera
 
 
 def _files(directory: Path, carry: Iterable[str]) -> dict[str, Path]:
-    """Which file of a data directory says what; a UserError where no file can."""
+    """The file of a data directory for each thing that is carried; a UserError for what no file can hold."""
     names = {"text": "text", "speaker": "utt2spk"}
     found: dict[str, Path] = {}
     for what in carry:
@@ -230,7 +248,8 @@ def _value(rows: dict[str, tuple[int, str]] | None, id: str) -> str | None:
 
 
 def table(path: Path, empty: bool = False) -> dict[str, tuple[int, str]]:
-    """A file of Kaldi's: line number and value by the first word of each line; ``empty`` values may be allowed."""
+    """Read a file of Kaldi's: {first word of a line: (line number, rest of the line)}. ``empty``: the rest may be
+    empty."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -239,7 +258,7 @@ def table(path: Path, empty: bool = False) -> dict[str, tuple[int, str]]:
     last, unsorted = "", 0
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
-            words = re.split(r"[ \t]+", line.decode().strip(" \t\r"), maxsplit=1)  # no other blanks, as in Kaldi
+            words = re.split(r"[ \t]+", line.decode().strip(" \t\r"), maxsplit=1)  # as in Kaldi: blanks and tabs only
         except UnicodeDecodeError:
             raise UserError(f"{path} line {number} is not UTF-8: save the file as UTF-8") from None
         if not words[0]:
@@ -259,7 +278,7 @@ def table(path: Path, empty: bool = False) -> dict[str, tuple[int, str]]:
 
 
 def _segments(path: Path, wav: dict[str, tuple[int, str]]) -> dict[str, tuple[str, float, float | None]]:
-    """Recording, start and end by utterance; an end of -1 is the recording's."""
+    """{utterance: (recording, start, end)}, times in seconds. The end -1 becomes None: the end of the recording."""
     parts: dict[str, tuple[str, float, float | None]] = {}
     for id, (number, value) in table(path).items():
         words = value.split()
@@ -277,7 +296,7 @@ def _segments(path: Path, wav: dict[str, tuple[int, str]]) -> dict[str, tuple[st
 
 
 def _sound(scp: Path, number: int, id: str, value: str) -> Sound:
-    """An entry of wav.scp, understood and not executed."""
+    """What an entry of wav.scp means. The entry is not executed."""
     if value.startswith("|") or value.endswith("|"):
         try:
             command = shlex.split(value.strip("|"))
@@ -295,7 +314,8 @@ def _sound(scp: Path, number: int, id: str, value: str) -> Sound:
 
 
 def _resolve(scp: Path, name: str) -> Path:
-    """An absolute path as it is; others are relative to where a recipe runs: somewhere above data/train, mostly."""
+    """The file that wav.scp names. A relative path is relative to the folder where a recipe runs, which is usually
+    somewhere above data/train: each of these folders is tried."""
     above = [folder / name for folder in (*scp.absolute().parents[:4], Path.cwd())]
     return next((path for path in above if path.is_file()), above[-1])  # joining an absolute path gives that path
 
@@ -314,7 +334,8 @@ def _renamed(path: Path) -> dict[str, list]:
 
 
 def _plain(ids: Iterable[str]) -> dict[str, str]:
-    """Ids without slashes and brackets, at which files of hypotheses and sclite break; kept apart by a hash."""
+    """{id: the id without slashes and brackets}, at which hypothesis files and sclite break. Ids that would become the
+    same get a hash each."""
     plain = {id: re.sub(r"[/\\()]+", "-", id) for id in ids}
     count = Counter(plain.values())
     return {id: name if count[name] == 1 else f"{name}-{hashlib.sha256(id.encode()).hexdigest()[:8]}"
@@ -322,7 +343,7 @@ def _plain(ids: Iterable[str]) -> dict[str, str]:
 
 
 def _recording(directory: Path, id: str, sound: Sound, out: Path) -> MonoCut:
-    """The whole recording as a cut; sound in an archive is written to ``out/audio`` first."""
+    """The whole recording as a cut. Sound in an archive is first written to ``out/audio``."""
     if sound.offset is None:
         return utterance(id, sound.path)
     from speechlab.corpora.audio import write_flac
@@ -334,7 +355,8 @@ def _recording(directory: Path, id: str, sound: Sound, out: Path) -> MonoCut:
 
 
 def _unpack(sound: Sound, id: str):
-    """Samples and rate at a place in an archive. kaldiio itself would unpickle what is there, or run a shell."""
+    """Samples and rate in Hz at a place in an archive. (kaldiio's own way could unpickle what is there, or run a
+    shell.)"""
     import soundfile
     from kaldiio.matio import read_kaldi
 
@@ -360,14 +382,15 @@ def _unpack(sound: Sound, id: str):
 
 
 def _cut(one: Utterance, whole: MonoCut) -> MonoCut:
-    """The utterance's part of its recording."""
+    """The part of the recording that is the utterance."""
     from lhotse import MonoCut, SupervisionSegment
 
     recording = whole.recording
     behind = 0.0 if one.end is None else one.end - recording.duration
     end = recording.duration if -0.5 / recording.sampling_rate <= behind <= OVERSHOOT else one.end
     duration = recording.duration if end == recording.duration and not one.start else round(end - one.start, 8)
-    duration = max(duration, 1 / recording.sampling_rate)  # one that begins behind the end: bad audio, says prepare
+    # If an utterance begins after its recording's end, one sample is left, and speechlab.prepare calls it bad audio.
+    duration = max(duration, 1 / recording.sampling_rate)
     supervision = SupervisionSegment(id=one.id, recording_id=recording.id, start=0.0, duration=duration, text=one.text,
                                      speaker=one.speaker, language=one.language, custom=one.custom or None)
     return MonoCut(id=one.id, start=one.start, duration=duration, channel=0, recording=recording,

@@ -1,7 +1,7 @@
 """MNIST: handwritten digits, 28 x 28 grey, 60,000 to train and 10,000 to test.
 
 LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE 86 (1998).
-The official address answers seldom; these are the copies that PyTorch and TensorFlow use, and a package.
+The official address seldom answers. So the files come from the copies that PyTorch and TensorFlow use, or a package.
 """
 
 from __future__ import annotations
@@ -44,5 +44,8 @@ def fetch(root: Path) -> Path:
 
 
 def prepare(folder: Path, out: Path, nj: int = 1, dev: int = 5000) -> Made:
-    """MNIST as published, ``dev`` of its training images held out (500 a class), each file checked by its SHA-256."""
+    """Read MNIST. ``dev`` of its training images become the split dev (5000: 500 per class).
+
+    Raises a UserError if files are missing or their SHA-256 is not the published one.
+    """
     return idx_corpus("mnist", folder, CONTENT, COUNTS, CLASSES, dev)

@@ -1,4 +1,5 @@
-"""What corpora of images share: IDX files, a held-out part of the training images, checks against what is published.
+"""What corpora of images share: reading IDX files, holding out a part of the training images, and checks that files are
+as published.
 
 IDX is the format of MNIST's files: a magic number, the sizes as big-endian integers, then the bytes.
 """
@@ -15,12 +16,15 @@ import numpy as np
 
 from ..errors import UserError
 
-# As speechlab.data.image_pack.write_pack takes them: images, labels and ids by split, and the names of the classes.
+# What speechlab.data.image_pack.write_pack takes: {split: (images, labels, ids)}, and the names of the classes.
 Made = tuple[dict[str, tuple], list[str]]
 
 
 def read_idx(path: Path, dimensions: int) -> tuple[np.ndarray, str]:
-    """The uint8 array of an IDX file, packed by gzip or not, and the SHA-256 of its unpacked content."""
+    """The uint8 array in an IDX file, which may be packed by gzip, and the SHA-256 of its unpacked content.
+
+    Raises a UserError if the file can't be read, or does not have so many ``dimensions``.
+    """
     try:
         data = path.read_bytes()
         content = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
@@ -38,12 +42,12 @@ def read_idx(path: Path, dimensions: int) -> tuple[np.ndarray, str]:
 
 
 def damaged(path: Path, why: str) -> UserError:
-    """The error for a file that can't be read, or not as it should."""
+    """The error for a file that can't be read or is not as it should be."""
     return UserError(f"{path} is damaged: {why}; {_again(path)}")
 
 
 def _again(path: Path) -> str:
-    """What to do about a bad file: a folder is to be removed only where a fetch made it."""
+    """What to do about a bad file. A person is told to remove the folder only if a fetch made it."""
     if (path.parent / ".complete").exists():
         return f"remove {path.parent} and fetch it again (./run.sh --stage 0)"
     return "copy it anew from where it came"
@@ -51,9 +55,15 @@ def _again(path: Path) -> str:
 
 def idx_corpus(name: str, folder: Path, published: dict[str, str], counts: dict[str, Sequence[int]],
                classes: list[str], dev: int) -> Made:
-    """A corpus of four IDX files as MNIST's, in ``folder`` (or under it, as torchvision keeps them).
+    """Read a corpus of four IDX files like MNIST's, in ``folder`` or below it (where torchvision puts them).
 
-    published: SHA-256 of each file's content, unpacked, by the file's name; counts: images by class of train and test.
+    Args:
+        published: the SHA-256 of each file's unpacked content, by the file's name.
+        counts: for train and test, the number of images of each class.
+        classes: the classes' names.
+        dev: how many training images become the split dev.
+    Raises:
+        UserError: files are missing or are not as published.
     """
     folder, there = Path(folder), {}
     for file in published:
@@ -78,7 +88,7 @@ def idx_corpus(name: str, folder: Path, published: dict[str, str], counts: dict[
 
 
 def check_labels(path: Path, labels: np.ndarray, images: int, classes: int) -> None:
-    """UserError unless there is a label in 0 .. classes - 1 for each image."""
+    """UserError unless each image has a label, from 0 to ``classes - 1``."""
     if len(labels) != images:
         raise damaged(path, f"it has {len(labels)} labels for {images} images")
     bad = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -102,10 +112,10 @@ def check_counts(name: str, split: str, labels: np.ndarray, counts: Sequence[int
 
 
 def hold_out(splits: dict[str, tuple[np.ndarray, np.ndarray]], classes: list[str], dev: int) -> dict[str, tuple]:
-    """``dev`` images of train become the split dev (none where 0), the same number a class to within one.
+    """Move ``dev`` images from train to the split dev (0: no such split), equally many per class, or one more.
 
-    Which ones: those whose number in train has the smallest hashes, so the choice is always the same. Ids keep the
-    number in the published split: train-00042 may stand in dev.
+    The choice is always the same: those images are taken whose numbers have the smallest hashes. Ids keep the number in
+    the published split, so train-00042 may be in dev.
     """
     images, labels = splits["train"]
     per_class = np.bincount(labels, minlength=len(classes))

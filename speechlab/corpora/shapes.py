@@ -1,7 +1,7 @@
 """Drawn shapes of ten kinds: images made by code in seconds, always the same, for tests and first steps.
 
-A small convolutional network learns them in seconds. Each shape is the same mirrored, so flipping is harmless; they
-differ in size, place, tilt, brightness or colours, and noise.
+A small convolutional network learns them in seconds. The images of a shape differ in size, place, tilt, brightness or
+colours, and noise. A mirrored shape is still the same shape, so augmentation may flip images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ABOUT = "drawn shapes of ten kinds, 28 x 28 grey or in colour; made by code in s
 LICENSE = "none needed: made by code"
 
 Points = list[tuple[float, float]]
-_FINER = 4  # drawn so many times larger, then averaged: edges are smooth
+_FINER = 4  # shapes are drawn this many times larger and then averaged, which makes edges smooth
 
 
 def _circle(radius: float, corners: int = 40) -> Points:
@@ -41,7 +41,7 @@ def _star() -> Points:
 
 
 _PLUS = [_box(0, 0, 1, 0.28), _box(0, 0, 0.28, 1)]
-# Polygons to fill, then polygons to clear, within a circle of radius 1 or so, y downwards.
+# For each shape: polygons to fill, then polygons to clear. All are within a circle of about radius 1; y goes downwards.
 SHAPES: dict[str, tuple[list[Points], list[Points]]] = {
     "circle": ([_circle(0.95)], []),
     "ring": ([_circle(1.0)], [_circle(0.6)]),
@@ -57,7 +57,7 @@ SHAPES: dict[str, tuple[list[Points], list[Points]]] = {
 
 
 def fetch(root: Path) -> Path:
-    """Nothing to fetch: makes the folder ``root/shapes`` with the mark ``.complete`` that stage 0 looks for."""
+    """There is nothing to fetch. Make the folder ``root/shapes`` and its mark ``.complete``, which stage 0 wants."""
     folder = Path(root) / "shapes"
     if not (folder / ".complete").exists():
         write_text(folder / ".complete", "{}\n")
@@ -66,9 +66,10 @@ def fetch(root: Path) -> Path:
 
 def prepare(folder: Path, out: Path, nj: int = 1, train: int = 2000, dev: int = 500, test: int = 500, size: int = 28,
             channels: int = 1, seed: int = 0) -> Made:
-    """Draw ``train``/``dev``/``test`` images of ``size`` x ``size`` pixels, grey (``channels`` 1) or in colour (3).
+    """Draw ``train``, ``dev`` and ``test`` images of ``size`` x ``size`` pixels. ``channels``: 1 (grey) or 3 (colour).
 
-    Classes come in turn. An image depends on its split, number and ``seed`` alone. ``folder`` is not read. dev=0: none.
+    The classes take turns. An image depends on its split, its number and ``seed`` alone. With dev = 0 there is no split
+    dev. ``folder`` is not read.
     """
     if channels not in (1, 3) or size < 12:
         raise UserError(f"shapes: size={size} channels={channels}: size must be at least 12, channels 1 or 3", status=2)
@@ -101,7 +102,7 @@ def draw(name: str, size: int, channels: int, rng: np.random.Generator) -> np.nd
         ground, colour = rng.uniform(0, 60, 1), rng.uniform(150, 255, 1)
     else:
         ground, colour = rng.uniform(0, 255, (2, 3))
-        while abs(ground.mean() - colour.mean()) < 60:  # a shape is to be seen
+        while abs(ground.mean() - colour.mean()) < 60:  # otherwise the shape could hardly be seen
             ground, colour = rng.uniform(0, 255, (2, 3))
     picture = ground + (colour - ground) * inside + rng.normal(0, 12, (size, size, channels))
     return np.clip(picture.round(), 0, 255).astype(np.uint8)

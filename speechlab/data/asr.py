@@ -16,13 +16,13 @@ from speechlab.data.tokens import Tokenizer
 
 
 class SpeechDataset(Dataset):
-    """A batch of cuts to ``{"x": (B, T, bins), "x_lens", "y": (B, U) token ids, "y_lens", "ids"}``.
+    """Turns a batch of cuts into ``{"x": (B, T, bins), "x_lens": (B,), "y": (B, U) token ids, "y_lens": (B,), "ids"}``.
 
     Args:
         features: ``cut -> (T, bins)`` float tensor, normalised.
-        tokenizer: text to ids.
-        augment: applied to training features, seeded by (seed, epoch, cut id).
-        auxiliary: makes ``z`` and ``z_lens`` of the text likewise.
+        tokenizer: turns text into token ids.
+        augment: changes training features; its random numbers depend on (seed, epoch, cut id).
+        auxiliary: turns text into a second target, ``z`` and ``z_lens``.
     """
 
     def __init__(self, features: Callable[[Any], Tensor], tokenizer: Tokenizer, augment: SpecAugment | None = None,

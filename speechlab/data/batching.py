@@ -25,9 +25,11 @@ Planner = Callable[[int, int, int], list[CutSet]]
 
 
 class ByDuration:
-    """Batches of at most ``max_duration`` seconds (padding counted) of cuts of similar length, by lhotse's sampler.
+    """Batches of at most ``max_duration`` seconds (padding counted), of cuts of similar length, by lhotse's sampler.
 
-    num_buckets: into which lengths are sorted; few cuts have fewer. shuffle: another order in each epoch.
+    Args:
+        num_buckets: groups of similar lengths; there are fewer for few cuts.
+        shuffle: take another order in each epoch.
     """
 
     def __init__(self, cuts: CutSet, max_duration: float, num_buckets: int, *, shuffle: bool, seed: int = 0):
@@ -35,11 +37,12 @@ class ByDuration:
         self.num_buckets = min(num_buckets, max(2, len(cuts) // 8))
 
     def __call__(self, epoch: int, place: int, places: int) -> list[CutSet]:
-        if len(self.cuts) < 2:  # of which lhotse makes no buckets
+        if len(self.cuts) < 2:  # too few: lhotse can't make buckets
             return [self.cuts] * len(self.cuts)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*eagerly read CutSet.*")  # a choice: it can be iterated anew
-            # Of a few cuts lhotse makes one bucket, and takes the mean of the bounds between buckets.
+            # We keep the cuts in memory on purpose: they are read in every epoch.
+            warnings.filterwarnings("ignore", message=".*eagerly read CutSet.*")
+            # For a few cuts lhotse makes a single bucket, and takes the mean of an empty list of bounds.
             warnings.filterwarnings("ignore", message="Mean of empty slice|invalid value", category=RuntimeWarning)
             sampler = DynamicBucketingSampler(
                 self.cuts, max_duration=self.max_duration, shuffle=self.shuffle, seed=self.seed,
@@ -113,7 +116,7 @@ class BySpeaker:
                             f"{len(self.by_speaker)} of {len(groups)} speakers have so many: ask for fewer")
 
     def __call__(self, epoch: int, place: int, places: int) -> list[CutSet]:
-        if self._planned[0] != epoch:  # the same for all places
+        if self._planned[0] != epoch:  # made once: all places share the plan of an epoch
             self._planned = epoch, self._batches(np.random.default_rng([self.seed, epoch]))
         batches = self._planned[1]
         steps = -(-len(batches) // places)
@@ -129,7 +132,7 @@ class BySpeaker:
         count = np.array([len(groups) for groups in left])
         made = []
         while True:
-            # The fullest ones; which of equals is drawn anew each time, or the same speakers would always meet.
+            # The speakers with the most groups left; a random one of equals, or the same speakers would always meet.
             chosen = np.argsort(-(count + rng.random(len(count))))[: self.speakers]
             if count[chosen].min() == 0:
                 break
@@ -150,7 +153,7 @@ def _groups(cuts: list[Cut], what: str) -> dict[str, list[int]]:
 
 
 def _earlier(order: np.ndarray) -> list[int]:
-    """How often the number at each place has stood before it."""
+    """For each place in ``order``: how often its number occurs before it."""
     seen: dict[int, int] = defaultdict(int)
     found = []
     for number in order.tolist():

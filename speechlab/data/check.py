@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-SILENCE = 1e-4  # -80 dBFS: what never leaves +-this has no speech in it, whatever its DC offset
+SILENCE = 1e-4  # -80 dBFS: samples that stay within +- this (without their DC offset) hold no speech
 SHORTEST = 0.1  # seconds
-_TOLERANCE = 0.025  # seconds that a decoder may come short of its header (MP3 padding); lhotse's own tolerance
-_BLOCK = 1 << 20  # samples decoded at once, so that an hour of audio needs no gigabyte
-_UNKNOWN_LENGTH = 0x7FFFF000  # a WAV written into a pipe promises about 2 or 4 GB, since its writer couldn't know
+_TOLERANCE = 0.025  # seconds that may be missing of the length in the header (MP3 pads); lhotse tolerates as much
+_BLOCK = 1 << 20  # samples decoded at once; this bounds the memory for a file of an hour
+_UNKNOWN_LENGTH = 0x7FFFF000  # bytes; a WAV written into a pipe claims 2 to 4 GB: its writer could not know the length
 
 
 def check_audio(path: str | Path, parts: Iterable[tuple[float, float]], silence: bool = False) -> list[str | None]:
-    """Why each part (start, duration in seconds) of the file can't be used: a short reason, or None for a good one.
+    """For each part of the file (start and duration in seconds): a short reason why it can't be used; None if it can.
 
-    Reasons begin with one of: missing, empty, unreadable, truncated, short, silent (unless ``silence`` is accepted),
-    NaN.
+    A reason begins with one of: missing, empty, unreadable, truncated, short, silent, NaN. With ``silence``, a silent
+    part is accepted.
     """
     path, parts = Path(path), list(parts)
     if not path.is_file():
@@ -36,17 +36,18 @@ def check_audio(path: str | Path, parts: Iterable[tuple[float, float]], silence:
 
 
 def check_partner(path: str | Path, rate: int, seconds: float, part: tuple[float, float]) -> str | None:
-    """Why this file can't be the partner (the clean one of a noisy one, say) of another, or None if it can.
+    """Why this file can't be the partner of another one (e.g. its clean version); None if it can.
 
     Args:
-        rate, seconds: the other file's sample rate in Hz and its length, which must be the same (to within 25 ms).
-        part: start and duration in seconds of what is used of both; judged as by :func:`check_audio`.
+        rate: the other file's sample rate in Hz; this one's must be the same.
+        seconds: the other file's length; this one's must be the same to within 25 ms.
+        part: start and duration, in seconds, of the part that is used of both files. :func:`check_audio` checks it.
     """
     try:
         header = soundfile.info(str(path))
     except (soundfile.SoundFileError, OSError):
         header = None
-    if header and header.frames:  # else check_audio says why
+    if header and header.frames:  # otherwise check_audio says what is wrong
         if header.samplerate != rate:
             return f"its sample rate is {header.samplerate} Hz, not {rate}"
         longer = header.frames / rate - seconds
@@ -57,7 +58,8 @@ def check_partner(path: str | Path, rate: int, seconds: float, part: tuple[float
 
 
 def _cut_short(file: soundfile.SoundFile) -> str | None:
-    """What the container promised, where the decoder would not notice: libsndfile shortens WAV and Ogg silently."""
+    """A reason if the file holds less than its header says, else None. For WAV and Ogg: of these, libsndfile reads what
+    is there and does not complain."""
     log = file.extra_info
     for promised, there in re.findall(r"^data\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE):
         if int(there) + 16 < int(promised) < _UNKNOWN_LENGTH:
@@ -79,12 +81,12 @@ def _check_part(file: soundfile.SoundFile, start: float, duration: float, silenc
     try:
         file.seek(first)
         for block in _blocks(file, count):
-            mixed = block.mean(axis=1)  # what will be heard: channels in opposite phase are silence
+            mixed = block.mean(axis=1)  # as features hear it: channels of opposite phase add up to silence
             if not np.isfinite(mixed).all():
                 return "NaN: samples that are not finite numbers"
             got, low, high = got + len(mixed), min(low, mixed.min()), max(high, mixed.max())
     except soundfile.SoundFileError as error:
-        return f"truncated: {_why(error)}"  # the header was good, what it promised can't be decoded
+        return f"truncated: {_why(error)}"  # the header was good, but not all that it describes can be decoded
     if count - got > _TOLERANCE * rate:
         return f"truncated: {got / rate:.2f} of {duration:.2f} s are there"
     if high - low < 2 * SILENCE and not silence:
@@ -93,7 +95,7 @@ def _check_part(file: soundfile.SoundFile, start: float, duration: float, silenc
 
 
 def _blocks(file: soundfile.SoundFile, count: int) -> Iterator[np.ndarray]:
-    """(samples, channels) float32 blocks of the next ``count`` samples, fewer if the file ends."""
+    """Yield the next ``count`` samples (fewer if the file ends) in blocks, (samples, channels) float32."""
     while count > 0:
         block = file.read(min(count, _BLOCK), dtype="float32", always_2d=True)
         if not len(block):

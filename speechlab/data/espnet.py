@@ -1,4 +1,4 @@
-"""What ESPnet's asr_train (202511) needs beside a Kaldi data directory: token list, shape files, a config, a command.
+"""What ESPnet's asr_train (202511) needs besides a Kaldi data directory: token list, shape files, config and command.
 
 Reference: espnet2/bin/asr_train.py and egs2/TEMPLATE/asr1/asr.sh of ESPnet (Watanabe et al. 2018, arXiv:1804.00015).
 """
@@ -16,7 +16,7 @@ from speechlab.data.tokens import PIECES, SPACE, Tokenizer
 from speechlab.errors import UserError
 from speechlab.files import atomic, write_text
 
-BATCH_SECONDS = 120  # of sound in a batch, padding counted
+BATCH_SECONDS = 120  # seconds of sound in a batch, padding counted
 _CONFIG = """# A small model for ESPnet's asr_train; give a config of your own with --config.
 encoder: transformer
 encoder_conf: {{output_size: 144, attention_heads: 4, linear_units: 576, num_blocks: 6}}
@@ -35,9 +35,10 @@ best_model_criterion: [[valid, acc, max]]
 
 
 def write(folder: Path, tokens: Tokenizer, rate: int) -> Path:
-    """Write ``folder/espnet`` for the data directories ``folder/train`` and ``folder/dev``; returns its script.
+    """Write ``folder/espnet`` for the data directories ``folder/train`` and ``folder/dev``; return its script's path.
 
-    rate: of the sound in Hz, which ESPnet then makes features of itself; 0 to give it those that feats.scp names.
+    rate: the sample rate in Hz of the sound, from which ESPnet then makes features. 0: ESPnet reads the features that
+    feats.scp names.
     """
     to = folder / "espnet"
     if "," in str(folder):
@@ -47,7 +48,7 @@ def write(folder: Path, tokens: Tokenizer, rate: int) -> Path:
             raise UserError(f"ESPnet needs the splits train and dev with text, and {folder / split} has none: export "
                             "both (--splits)")
     units = [unit.replace(SPACE, "<space>") if tokens.kind == "char" else unit for unit in tokens.units]
-    units.append("<sos/eos>")  # ESPnet's start and end of a sentence is its list's last; blank is the first as here
+    units.append("<sos/eos>")  # ESPnet wants its sign for a sentence's start and end last, and blank first as we do
     write_text(to / "tokens.txt", "".join(f"{unit}\n" for unit in units))
     options = ["--use_preprocessor", "true", "--token_list", str(to / "tokens.txt"),
                "--token_type", "bpe" if tokens.kind in PIECES else tokens.kind]
@@ -63,7 +64,7 @@ def write(folder: Path, tokens: Tokenizer, rate: int) -> Path:
         here = folder / split
         file = here / ("wav.scp" if rate else "feats.scp")
         if rate and any(value.endswith("|") for _, value in table(file).values()):
-            # ESPnet's `sound` runs no `cat` (but takes a name with blanks), and `kaldi_ark` leaves samples integers.
+            # ESPnet's `sound` can't run `cat`, but can read paths with blanks. `kaldi_ark` would give integer samples.
             file = to / split / "wav.scp"
             plain = {id: shlex.split(value[:-1])[1] if value.endswith("|") else value
                      for id, (_, value) in table(here / "wav.scp").items()}

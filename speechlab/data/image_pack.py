@@ -1,8 +1,11 @@
-"""Image corpora as packs: memory-mapped uint8 arrays with mean and standard deviation.
+"""Image corpora as packs: memory-mapped uint8 arrays, with their mean and standard deviation.
 
-A pack is a folder with ``<split>.images.npy`` (uint8, N x H x W x C, C 1 or 3), ``<split>.labels.npy`` (int64, N),
-maybe ``<split>.ids.txt`` (a name a line) and ``images.json``, which says what they are and is written last: a folder
-without it is no pack.
+A pack is a folder with these files:
+
+* ``<split>.images.npy``: uint8, (N, H, W, C); C is 1 or 3.
+* ``<split>.labels.npy``: int64, (N,).
+* ``<split>.ids.txt``: one name per line; optional.
+* ``images.json``: describes the others. It is written last, so a folder without it is no pack.
 """
 
 from __future__ import annotations
@@ -22,26 +25,25 @@ from speechlab.errors import UserError
 from speechlab.files import write_json
 from speechlab.progress import progress
 
-# What a split is made of: images (an array N x H x W x C, or an iterable of H x W x C arrays, where None stands for an
-# image that is left out), a label for each, and maybe a name for each.
+# A split: (images, labels) or (images, labels, ids). Images are an array (N, H, W, C), or an iterable of arrays
+# (H, W, C) in which None stands for an image that is left out. Each image has a label, and an id if there are ids.
 Split = tuple[Any, ...]
-_CHUNK = 512  # images that are written and counted at once
+_CHUNK = 512  # images that are written at once
 _SPLIT_NAME = r"train|dev|test(_\w+)?"
 
 
 @dataclasses.dataclass(frozen=True)
 class Pack:
-    """An opened pack. ``size`` is (H, W) in pixels; ``mean`` and ``std`` are of the training split, a number a channel,
-    where 255 counts as 1; ``splits`` holds count and per_class by name."""
+    """An opened pack."""
 
     folder: Path
-    classes: tuple[str, ...]
-    size: tuple[int, int]
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    splits: dict[str, dict[str, Any]]
-    source: str
+    classes: tuple[str, ...]  # names of the classes; label 0 is the first
+    size: tuple[int, int]  # height and width in pixels
+    channels: int  # 1 (grey) or 3 (RGB)
+    mean: tuple[float, ...]  # of the training images, one per channel; pixels from 0 to 1
+    std: tuple[float, ...]  # standard deviation, likewise
+    splits: dict[str, dict[str, Any]]  # by split: count (images) and per_class (images of each class)
+    source: str  # the corpus's name
 
     @classmethod
     def open(cls, folder: str | Path) -> Pack:
@@ -57,7 +59,7 @@ class Pack:
             raise UserError(f"{path} is damaged: remove it and run ./run.sh --stage 1") from None
 
     def split(self, name: str) -> tuple[np.memmap, np.ndarray]:
-        """(images, labels) of a split: a read-only memory map (N, H, W, C) of uint8, and (N,) int64."""
+        """A split's images, a read-only memory map (N, H, W, C) of uint8, and its labels, (N,) int64."""
         if name not in self.splits:
             raise UserError(f"{self.folder} has no split {name!r}: it has {', '.join(self.splits)}")
         wanted = (self.splits[name]["count"], *self.size, self.channels)
@@ -72,7 +74,7 @@ class Pack:
         return images, labels
 
     def ids(self, name: str) -> list[str]:
-        """A name for each image of a split: the corpus's own, or ``<split>-<number>``."""
+        """The name of each image of a split: as the corpus says, or ``<split>-<number>``."""
         path = self.folder / f"{name}.ids.txt"
         if path.exists():
             return path.read_text(encoding="utf-8").splitlines()
@@ -83,20 +85,20 @@ class Pack:
 
 
 def write_pack(out: str | Path, splits: Mapping[str, Split], classes: Sequence[str], source: str) -> Pack:
-    """Write a pack to the folder ``out``, whole or not at all: a pack that stood there stays until the new one is done.
+    """Write a pack to the folder ``out``. An older pack there stays until the new one is complete.
 
     Args:
-        splits: train and, where there are, dev, test, test_...: (images, labels) or (images, labels, ids), see
-            :data:`Split`. All images share one size and number of channels (1 or 3).
-        classes: their names; labels count from 0 in this order.
+        splits: train, and optionally dev, test, test_...: see :data:`Split`. All images have the same size and the same
+            number of channels (1 or 3).
+        classes: names of the classes; label 0 is the first.
         source: the corpus's name.
     Raises:
-        UserError: images of mixed size or mode, labels out of range, an empty split.
+        UserError: images of different size or number of channels, labels out of range, an empty split.
     """
     out = Path(out)
     _check_names(splits, classes)
     out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob(".tmp-*-pack"):  # of a run that was killed
+    for left in out.glob(".tmp-*-pack"):  # left by a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     aside = out / f".tmp-{os.getpid()}-pack"
     aside.mkdir()
@@ -110,7 +112,7 @@ def write_pack(out: str | Path, splits: Mapping[str, Split], classes: Sequence[s
                 mean, std = _statistics(pixels)
         assert shape is not None
         about.update(size=list(shape[:2]), channels=shape[2], mean=mean, std=std, splits=found, source=source)
-        (out / "images.json").unlink(missing_ok=True)  # from here to the last line the folder is no pack
+        (out / "images.json").unlink(missing_ok=True)  # until it is written again, the folder is no pack
         for stale in out.glob("*.*"):
             if re.fullmatch(rf"({_SPLIT_NAME})\.(images\.npy|labels\.npy|ids\.txt)", stale.name):
                 stale.unlink()
@@ -134,7 +136,8 @@ def _check_names(splits: Mapping[str, Split], classes: Sequence[str]) -> None:
 
 def _write_split(folder: Path, name: str, split: Split, classes: int, shape: tuple[int, ...] | None
                  ) -> tuple[tuple[int, ...], dict[str, Any], np.ndarray]:
-    """Write one split; (shape of its images, its entry in images.json, how often each value stands in each channel)."""
+    """Write one split. Returns its images' shape (H, W, C), its entry in images.json, and how often each pixel value
+    occurs in each channel, (C, 256) (of train only)."""
     images, labels, *ids = split
     labels = np.asarray(labels)
     bad = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -163,7 +166,7 @@ def _write_split(folder: Path, name: str, split: Split, classes: int, shape: tup
             raise UserError(f"{name} has no images")
         there = np.concatenate(kept)
         file.seek(0)
-        _header(file, len(there), shape)  # as long as the first: numpy leaves room for any number
+        _header(file, len(there), shape)  # as long as the first header: numpy leaves room for any number
         file.flush()
         os.fsync(file.fileno())
     np.save(folder / f"{name}.labels.npy", labels[there].astype(np.int64))
@@ -175,7 +178,8 @@ def _write_split(folder: Path, name: str, split: Split, classes: int, shape: tup
 
 
 def _chunks(images: Any, count: int, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(numbers, images of those numbers), a few hundred at once; checks that there are ``count``, of one shape each."""
+    """Yield (numbers, images with these numbers), at most :data:`_CHUNK` at once and all of one shape. UserError unless
+    there are ``count`` images of uint8."""
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
             raise UserError(f"{name}: {images.dtype} images of shape {images.shape} for {count} labels: they must be "
@@ -212,7 +216,8 @@ def _shown(shape: tuple[int, ...]) -> str:
 
 
 def _statistics(pixels: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation by channel, 255 counting as 1; no std under 1/255, since one divides by it."""
+    """Mean and standard deviation of each channel, for pixels from 0 to 1. ``pixels`` (C, 256): how often each value
+    occurs. The standard deviation is at least 1/255, because images are divided by it."""
     values = np.arange(256) / 255
     share = pixels / pixels.sum(axis=1, keepdims=True)
     mean = share @ values
@@ -221,7 +226,7 @@ def _statistics(pixels: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def show_pack(pack: Pack) -> None:
-    """A small table for people: how many images, and how many a class at least and at most."""
+    """Print a small table: each split's images, and those of its smallest and its largest class."""
     print(f"{len(pack.classes)} classes, images of {_shown((*pack.size, pack.channels))}, mean "
           f"{', '.join(f'{v:.4f}' for v in pack.mean)}, std {', '.join(f'{v:.4f}' for v in pack.std)}")
     print(f"{'split':<14}{'images':>9}{'least a class':>15}{'most a class':>14}")

@@ -1,6 +1,6 @@
 """Batches of a pack's images (speechlab.data.image_pack), for training and judging.
 
-Augmentation, which runs on whole batches where the network runs, is in :mod:`speechlab.data.image_augment`.
+Augmentation is in :mod:`speechlab.data.image_augment`: it changes whole batches, on the device where the network is.
 """
 
 from __future__ import annotations
@@ -23,16 +23,23 @@ class ImageLoader:
     """The batches of one epoch after another, for one of ``world_size`` processes, from any step on.
 
     A batch is ``{"x": (B, H, W, C) uint8, "y": (B,) int64, "index": (B,) int64 (place in the split), "ids": names,
-    "flip": (B,) bool}``; ``flip`` says which images stand mirrored in this epoch where augmentation alternates.
+    "flip": (B,) bool}``. ``flip`` says which images are mirrored in this epoch, for augmentation that mirrors every
+    image in every other epoch.
 
-    A step takes ``accum`` batches of ``batch_size`` images, whoever computes them: process r fills the places r,
-    r + world_size and so on (as data/speech.py's EpochLoader). What a step sees depends on seed, epoch and step alone.
-    Training shuffles and leaves out what does not fill a step (``drop_last``; other images in each epoch); without
-    ``drop_last``, and where a split is smaller than one step, the rest is shared out evenly. Judging takes all of them
-    in order.
+    A step takes ``accum`` batches of ``batch_size`` images. Process r makes the batches r, r + world_size and so on of
+    each step (as EpochLoader in data/speech.py). Which images a step sees depends on seed, epoch and step alone, not on
+    the number of processes.
 
-    ``device`` keeps the whole split there (a GPU, say); by default batches are copied out of the memory map, whose
+    For training, images are shuffled. With ``drop_last``, those that do not fill the last step are left out: others in
+    each epoch. Without it, or if a split is smaller than one step, they are shared out evenly as one more step. For
+    judging, all images come in order.
+
+    ``device`` (e.g. a GPU): the whole split is kept there. By default, batches are copied from the memory map, whose
     pages all processes share.
+
+    Raises:
+        ValueError: ``accum`` is not a multiple of ``world_size``.
+        UserError: the training split has fewer than two images for each batch of a step.
     """
 
     def __init__(self, pack: Pack, split: str, batch_size: int, *, train: bool, seed: int = 0, rank: int = 0,
@@ -44,11 +51,11 @@ class ImageLoader:
         self.batch_size, self.train, self.seed, self.accum = batch_size, train, seed, accum
         self.places = range(rank, accum, world_size)
         self.labels, self.ids = torch.from_numpy(labels), pack.ids(split)
-        self.images = np.asarray(images)  # a plain array on the same pages: indexing it is quicker than a memmap
+        self.images = np.asarray(images)  # a plain array of the same memory: faster to index than a memmap
         self.resident = torch.from_numpy(self.images.copy()).to(device) if device is not None else None
         self.first_flip = torch.from_numpy(np.random.default_rng([seed, 1]).random(len(labels)) < 0.5)
         self.whole, rest = divmod(len(labels), batch_size * accum)
-        # Two images a place at least: batch normalisation has no variance over one.
+        # At least two images per batch: batch normalisation has no variance over one.
         self.partial = rest >= 2 * accum and (not drop_last or not self.whole) if train else rest > 0
         if train and not self.whole and not self.partial:
             raise UserError(f"{split} of {pack.folder} has {len(labels)} images, fewer than two for each of a step's "
@@ -59,7 +66,7 @@ class ImageLoader:
         return self.whole + self.partial
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-        """The steps of ``epoch`` but the first ``skip``: each this process's (place, batch) pairs."""
+        """The steps of ``epoch`` after the first ``skip``: for each, a list of this process's (place, batch)."""
         count, each = len(self.labels), self.batch_size * self.accum
         order = np.random.default_rng([self.seed, 0, epoch]).permutation(count) if self.train else np.arange(count)
         for step in range(skip, self.size(epoch)):
@@ -79,9 +86,9 @@ class ImageLoader:
 
 
 def to_float(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, H, W, C) uint8 -> (B, C, H, W) float32, each channel less its ``mean`` and over its ``std``.
+    """(B, H, W, C) uint8 -> (B, C, H, W) float32: each channel minus its ``mean``, divided by its ``std``.
 
-    In memory the channels stay last: the layout that convolutions on CPUs and tensor cores are quickest with.
+    In memory the channels stay last: convolutions on CPUs and tensor cores are fastest with this layout.
     """
     scale = torch.tensor([1 / (255 * s) for s in std], device=x.device)[:, None, None]
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=x.device)[:, None, None]

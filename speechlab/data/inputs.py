@@ -1,4 +1,4 @@
-"""What a person hands to ``infer`` or to a model in Python: files, folders of them, arrays."""
+"""What a person gives to ``infer``, or to a model in Python: files, folders of files, arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from speechlab.errors import UserError
 
-# What is audio by its name; libsndfile does not read the second line, but whoever has such files must be told.
+# Suffixes of audio files. libsndfile can't read those of the second line; a person who has such files must be told.
 AUDIO = frozenset(".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc .wv "
                   ".m4a .aac .wma .amr .mp4 .mka .webm .ape".split())
 IMAGES = frozenset(".png .jpg .jpeg .bmp .gif .tif .tiff .webp .ppm .pgm".split())
@@ -23,9 +23,10 @@ STDIN = Path("/dev/stdin")  # what ``-`` stands for
 
 
 def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> tuple[list[Path], list[str]]:
-    """The files that are meant, each once, in order; and what is wrong with the rest.
+    """The files that ``paths`` name, each once and in order; and a line for each path that is wrong.
 
-    A folder is searched with all below it for names with one of ``suffixes``; a file is taken whatever its name.
+    A folder, with all below it, is searched for files with one of ``suffixes``. A file may have any name. ``what`` the
+    files are is for the lines.
     """
     files: dict[Path, None] = {}
     bad = []
@@ -74,17 +75,17 @@ def spooled(files: Sequence[Path]) -> Iterator[tuple[list[Path], dict[str, str]]
 
 
 def shown(path: Path) -> str:
-    """A file's name for output, whatever bytes it is made of."""
+    """A file's name as text that can be printed, whatever bytes the name has."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
 def audio_file(source: Any, rate: int | None) -> Iterator[Path]:
-    """A path to read: ``source`` itself, or samples (n,) or (channels, n) with full scale 1 as a file for the time
-    being.
+    """Yield a path to read. It is ``source`` itself, or a temporary file with the samples ``source``: (n,) or
+    (channels, n), full scale 1.
 
     Raises:
-        UserError: an array without its ``rate`` in Hz, or with more than two dimensions, or a path with a rate.
+        UserError: an array without its ``rate`` in Hz or with more than two dimensions; a path with a rate.
     """
     if isinstance(source, (str, os.PathLike)):
         if rate is not None:
@@ -96,7 +97,7 @@ def audio_file(source: Any, rate: int | None) -> Iterator[Path]:
         raise UserError("samples need their sample rate: model(samples, rate=16000)")
     if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.number):
         raise UserError(f"samples must be (n,) or (channels, n) numbers, not {samples.dtype} of shape {samples.shape}")
-    if np.issubdtype(samples.dtype, np.integer):  # int16 against float scale is this field's oldest mistake
+    if np.issubdtype(samples.dtype, np.integer):  # a common mistake: samples of int16 scale taken for floats
         samples = samples / float(np.iinfo(samples.dtype).max + 1)
     import soundfile
 
@@ -107,10 +108,12 @@ def audio_file(source: Any, rate: int | None) -> Iterator[Path]:
 
 
 def picture(source: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image's path, or pixels (H, W), (H, W, 1) or (H, W, 3) of uint8, as (height, width, channels) of ``shape``.
+    """The image ``source`` as uint8 of ``shape`` (height, width, channels): scaled, and its middle cut out.
+
+    ``source`` is a path, or pixels (H, W), (H, W, 1) or (H, W, 3) of uint8.
 
     Raises:
-        UserError: for what can't be read as a picture.
+        UserError: ``source`` can't be read as a picture.
     """
     from PIL import Image
 

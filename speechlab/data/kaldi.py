@@ -1,15 +1,16 @@
-"""Kaldi data directories of our manifests: ``python -m speechlab.data.kaldi export data/mini --to DIR``.
+"""Makes Kaldi data directories from our manifests: ``python -m speechlab.data.kaldi export data/mini --to DIR``.
 
-Each split becomes ``DIR/<split>`` with ``wav.scp``, ``text``, ``utt2spk``, ``spk2utt``, ``utt2dur`` (``utt2lang``,
-``segments`` where they apply; with ``--features`` also ``feats.scp`` and ``utt2num_frames``), as Kaldi's
-validate_data_dir.sh wants them: sorted as bytes, by utterance and by speaker at once, for which utterances are named
-after their speakers. ``speechlab_ids.json`` keeps the names that had to be changed, for ``--corpus kaldi``, which reads
-all this back. ``--espnet`` adds what ESPnet's asr_train needs, and the command.
+Each split becomes ``DIR/<split>`` with ``wav.scp``, ``text``, ``utt2spk``, ``spk2utt``, ``utt2dur``; if they apply,
+``utt2lang`` and ``segments``; with ``--features``, ``feats.scp`` and ``utt2num_frames``. Kaldi's validate_data_dir.sh
+wants these files sorted as bytes, by utterance and by speaker at the same time. So an utterance's name begins with its
+speaker. ``speechlab_ids.json`` keeps the original of each name that had to be changed; ``--corpus kaldi`` reads it.
+``--espnet`` adds what ESPnet's asr_train needs, and the command.
 
-lhotse's own export is not used: it sends all but plain WAV through ffmpeg, quotes no path, and knows no features.
+lhotse's own export is not used: it sends all files but plain WAV through ffmpeg, does not quote paths, and exports no
+features.
 
-Paths with blanks: wav.scp names them as ``cat 'a b.wav' |``, since scripts take such a line's second word; Kaldi's
-programs and kaldiio read feats.scp, whose entries can't be commands, with blanks as well.
+Paths with blanks: in wav.scp they become ``cat 'a b.wav' |``, because scripts take only the second word of a line.
+Entries of feats.scp can't be commands, but Kaldi's programs and kaldiio can read paths with blanks there.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ if TYPE_CHECKING:
 
 SUFFIX = ".jsonl.gz"
 FILES = ("wav.scp", "segments", "text", "utt2spk", "spk2utt", "utt2dur", "utt2lang", "feats.scp", "feats.ark",
-         "utt2num_frames", IDS)  # a later export without one of them removes it: it would not match the others
-_MARK = b"\0BFM \x04"  # how a float matrix begins in an archive
+         "utt2num_frames", IDS)  # an export removes those that it does not write: they would not match the others
+_MARK = b"\0BFM \x04"  # the first bytes of a float matrix in an archive
 
 
 class Name(NamedTuple):
-    """What an utterance and its speaker are called in Kaldi's files."""
+    """The names of an utterance and its speaker in Kaldi's files."""
 
     utterance: str
     speaker: str
@@ -56,10 +57,15 @@ class Name(NamedTuple):
 
 def export(data: Path, to: Path, features: str = "", splits: Iterable[str] = (), wav: int = 0,
            nj: int = 1) -> dict[str, list[MonoCut]]:
-    """Write ``to/<split>`` for each of ``splits`` (default: all) of the folder ``data``; returns the cuts by split.
+    """Write ``to/<split>`` for each of ``splits`` (default: all) of the folder ``data``; return the cuts by split.
 
-    features: a folder in ``data`` whose stored features are to be named too. wav: write each utterance's sound anew,
-    as 16-bit mono WAV at this rate in Hz, to ``to/<split>/wav``; 0 names the files that there are.
+    Args:
+        features: a folder in ``data`` with stored features, which feats.scp shall name.
+        wav: sample rate in Hz: write the sound of each utterance to ``to/<split>/wav``, as 16-bit mono WAV. 0: wav.scp
+            names the files that there are.
+        nj: how many files to write at once.
+    Raises:
+        UserError: there is no such split, no features for it, or sound that wav.scp can't name (say so to ``wav``).
     """
     there = sorted(path.name.removesuffix(SUFFIX) for path in data.glob("*" + SUFFIX) if path.name[0] != ".")
     if not there:
@@ -78,10 +84,11 @@ def export(data: Path, to: Path, features: str = "", splits: Iterable[str] = (),
 
 
 def name(cuts: Iterable[MonoCut]) -> dict[str, Name]:
-    """Kaldi's names by cut id: no blanks or slashes, and utterances sorted by name are sorted by speaker too.
+    """Kaldi's names by cut id. They have no blanks or slashes; and utterances sorted by name are sorted by speaker too.
 
-    An id that does not begin with its speaker gets it as a prefix. Where this does not sort (speakers ``a`` and
-    ``a-b``), speakers get numbers. An utterance whose speaker is unknown is its own, as is the custom.
+    An id that does not begin with its speaker's name gets that name as a prefix. If this order is wrong (as for the
+    speakers ``a`` and ``a-b``), speakers get numbers as names. An utterance of an unknown speaker is its own speaker,
+    as is usual in Kaldi.
     """
     speakers = {cut.id: cut.supervisions[0].speaker for cut in cuts}
     ids = _plain(speakers)
@@ -109,7 +116,7 @@ def _plain(names: Iterable[str]) -> dict[str, str]:
 
 
 def _stored(folder: Path, split: str, cuts: list[MonoCut]) -> dict[str, MonoCut]:
-    """The split's cuts with features, by id."""
+    """The split's cuts with their stored features, by id."""
     path = folder / f"{split}{SUFFIX}"
     if not path.is_file():
         raise UserError(f"no {path}: run the recipe's feature stage (--stage 2), or name another folder with "
@@ -163,12 +170,13 @@ def _write(to: Path, cuts: list[MonoCut], names: dict[str, Name], stored: dict[s
                if names[id] != (id, one.speaker or id)}
     if changed:
         write_json(to / IDS, changed)
-    for file, rows in tables.items():  # code points sort as their UTF-8 does: as LC_ALL=C sort
+    for file, rows in tables.items():  # Python sorts by code points, which gives the order of LC_ALL=C sort
         write_text(to / file, "".join(f"{id} {value}".rstrip() + "\n" for id, value in sorted(rows.items())))
 
 
 def _sources(cuts: list[MonoCut], names: dict[str, Name] | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Files by Kaldi's name of the recording (the utterance's, where ``names`` are given), and that by lhotse's id."""
+    """{Kaldi's name of a recording: its file}, and {lhotse's id of a recording: Kaldi's name}. With ``names``, each
+    recording is one utterance and has its name."""
     files: dict[str, str] = {}
     for cut in cuts:
         kinds = [source.type for source in cut.recording.sources]
@@ -185,14 +193,15 @@ def _sources(cuts: list[MonoCut], names: dict[str, Name] | None) -> tuple[dict[s
 
 
 def entry(path: str) -> str:
-    """A file in wav.scp: itself, or through ``cat`` where its name would be taken for two words, an offset, a range."""
+    """The entry of wav.scp for a file: its path, or ``cat PATH |`` if Kaldi would take the path for two words, a path
+    with an offset, or one with a range."""
     if "\n" in path:
         raise UserError(f"{path!r} has a line break in its name: no line of wav.scp can name it")
     return f"cat {shlex.quote(path)} |" if re.search(r"[\s|]|:\d+$|\]$", path) else path
 
 
 def _seconds(value: float) -> str:
-    """To a nanosecond, which tells samples apart at any rate; without needless zeros."""
+    """``value`` to a nanosecond, without zeros at the end. That is exact to the sample at any rate."""
     return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
@@ -201,15 +210,15 @@ def _is_plain_wav(cut: MonoCut) -> bool:
 
 
 def _copy(to: Path, cut: MonoCut, named: Name, rate: int) -> str:
-    """The utterance's sound as features hear it (channels averaged, resampled), in 16 bits; its path."""
+    """Write the utterance's sound as features hear it (channels averaged, resampled) in 16 bits; return the path."""
     import soundfile
 
     samples, had = audio.read(cut.resample(rate) if cut.sampling_rate != rate else cut)
-    if samples.dtype != np.int16 or len(samples) > 1:  # else 16-bit WAV stays what it is, to the bit
+    if samples.dtype != np.int16 or len(samples) > 1:  # mono sound of 16 bits stays as it is, to the bit
         scale = 32768.0 if samples.dtype == np.int16 else 1.0
         mixed = samples.astype(np.float64).mean(0) / scale
         samples = np.clip(np.rint(mixed * 32768.0), -32768, 32767).astype(np.int16)[None]
-    encoded = io.BytesIO()  # libsndfile would hide why a write to disk failed
+    encoded = io.BytesIO()  # libsndfile would not tell why a write to disk failed
     soundfile.write(encoded, samples[0], had, format="WAV", subtype="PCM_16")
     path = to.absolute() / "wav" / f"{named.utterance}.wav"
     with atomic(path) as aside:
@@ -218,7 +227,8 @@ def _copy(to: Path, cut: MonoCut, named: Name, rate: int) -> str:
 
 
 def _point(cuts: list[MonoCut], names: dict[str, Name], stored: dict[str, MonoCut]) -> dict[str, str] | None:
-    """Places in the archives that there are; None if any of them is not a whole utterance in Kaldi's form."""
+    """The entries of feats.scp that name our own archives. None if some features can't be named: they are not in
+    Kaldi's form, or not of a whole utterance."""
     places: dict[str, str] = {}
     by_file: dict[str, list[tuple[str, str]]] = {}
     for cut in cuts:
@@ -240,7 +250,7 @@ def _point(cuts: list[MonoCut], names: dict[str, Name], stored: dict[str, MonoCu
 
 
 def _archive(to: Path, cuts: list[MonoCut], names: dict[str, Name], stored: dict[str, MonoCut]) -> dict[str, str]:
-    """Features in another form than Kaldi's, written to ``to/feats.ark`` by kaldiio."""
+    """Write features of another form to ``to/feats.ark`` by kaldiio; return the entries of feats.scp."""
     import kaldiio
 
     order = sorted(cuts, key=lambda cut: names[cut.id])
@@ -298,7 +308,7 @@ def _token_folder(data: Path, name: str) -> Path:
 
 
 def _one_rate(cuts: list[MonoCut]) -> int:
-    """The rate in Hz that all sound has, as ESPnet needs it, which takes whole mono files."""
+    """The sample rate in Hz that all sound has. UserError unless ESPnet can read it: whole mono files of one rate."""
     rates = sorted({cut.recording.sampling_rate for cut in cuts})
     parts = any(cut.start != 0 or cut.duration != cut.recording.duration for cut in cuts)
     if len(rates) > 1 or parts or any(cut.recording.num_channels > 1 for cut in cuts):

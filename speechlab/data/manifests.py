@@ -1,4 +1,4 @@
-"""Manifests on disk: the same cuts give the same bytes, and all splits are replaced or none."""
+"""Manifests on disk. The same cuts give the same bytes, and either all splits are replaced or none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def write_cuts(path: str | Path, cuts: Iterable[Cut]) -> None:
-    """Write one ``.jsonl.gz``. lhotse's writer stamps the time into gzip's header: bytes would differ each run."""
+    """Write one ``.jsonl.gz``. (lhotse's own writer puts the time into gzip's header, so the bytes would differ each
+    time.)"""
     with atomic(path) as aside, open(aside, "wb") as raw:
         with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as packed:
             for cut in cuts:
@@ -25,7 +26,8 @@ def write_cuts(path: str | Path, cuts: Iterable[Cut]) -> None:
 
 
 def write_splits(folder: str | Path, splits: Mapping[str, Iterable[Cut]]) -> None:
-    """Write ``folder/{split}.jsonl.gz`` for all splits: all are written aside first, then renamed, ``train`` last."""
+    """Write ``folder/{split}.jsonl.gz`` for all splits. First all are written under other names; then they are renamed,
+    ``train`` last."""
     order = sorted(splits, key=lambda split: split != "train")  # contexts close in reverse: the first is renamed last
     with contextlib.ExitStack() as stack:
         for split in order:
@@ -41,7 +43,8 @@ def read_cuts(path: str | Path) -> CutSet:
 
 
 def carried(cut: Cut, what: str) -> Any:
-    """What ``cut`` carries under the name ``what``: its supervision's text or speaker, or a custom field; else None."""
+    """What ``cut`` carries under the name ``what``: the text or speaker of its supervision, or a custom field. None if
+    it carries no such thing."""
     supervision = cut.supervisions[0]
     if what in ("text", "speaker"):
         return getattr(supervision, what)

@@ -1,7 +1,7 @@
 """What any task on cuts needs: section ``data``, a split's cuts, their features, and the batches of epochs.
 
-Targets are a task's own: it gives :class:`EpochLoader` a Dataset that turns cuts into its batch, such as
-:class:`speechlab.data.asr.SpeechDataset`. A planner says which cuts make a batch, see :mod:`speechlab.data.batching`.
+Each task has its own targets: it gives :class:`EpochLoader` a Dataset that turns cuts into a batch, such as
+:class:`speechlab.data.asr.SpeechDataset`. A planner says which cuts make a batch: see :mod:`speechlab.data.batching`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from speechlab.data.augment import SpecAugment
 from speechlab.data.batching import ByDuration, Planner
 from speechlab.errors import UserError
-from speechlab.features import storage  # noqa: F401  (lhotse then knows how our features are stored)
+from speechlab.features import storage  # noqa: F401  (tells lhotse how our features are stored)
 from speechlab.features.audio import read
 from speechlab.features.contract import FeatureContract, load_contract, require_same
 from speechlab.features.fbank import extract, normalise
@@ -69,7 +69,7 @@ class FeatureReader:
         if self.stored:
             x = torch.from_numpy(np.array(cut.load_features()))
         else:
-            seed = zlib.crc32(cut.id.encode()) if self.dither else None  # an utterance's own, so that no order matters
+            seed = zlib.crc32(cut.id.encode()) if self.dither else None  # one per utterance: the order has no effect
             x = extract(*read(cut), self.contract, seed)
         if self.contract.normalise == "utterance":
             x = normalise(x[None], torch.tensor([len(x)]))[0]
@@ -78,10 +78,10 @@ class FeatureReader:
 
 def read_features(data: str | Path, contract: FeatureContract, split: str, on_the_fly: bool = False,
                   folder: str | Path | None = None) -> tuple[CutSet, FeatureReader]:
-    """A split's cuts and how to read their features: the stored ones, or (``on_the_fly``) from audio.
+    """A split's cuts, and what reads their features: stored ones, or computed from the audio (``on_the_fly``).
 
-    Stored features are in ``folder``, by default ``data/<name of the contract>``. Training features that are computed
-    on the fly are dithered as the contract says; others never are.
+    Stored features are in ``folder``, by default ``data/<name of the contract>``. Only training features that are
+    computed on the fly are dithered, as the contract says.
 
     Raises:
         UserError: there is no such split, or the stored features were made by another contract.
@@ -95,12 +95,12 @@ def read_features(data: str | Path, contract: FeatureContract, split: str, on_th
 
 
 def training_cuts(cuts: CutSet, config: DataConfig, tell: Callable[[str], None] | None = None) -> CutSet:
-    """The cuts that section ``data`` lets a training have: of its speakers, and of a length between its bounds.
+    """The cuts that section ``data`` allows for training: of its speakers, and not too short or too long.
 
     Args:
-        tell: is told in a line how many there are (the first process's log).
+        tell: gets one line that says how many there are (for the log of the first process).
     Raises:
-        UserError: for a speaker that nobody is, or where nothing is left.
+        UserError: there is no speaker of such a name, or no cut is left.
     """
     if config.speakers:
         there = {c.supervisions[0].speaker for c in cuts}
@@ -119,7 +119,7 @@ def training_cuts(cuts: CutSet, config: DataConfig, tell: Callable[[str], None] 
 
 
 class CachedFeatures:
-    """``read``'s features kept in memory as float16, up to ``limit`` bytes: a small corpus is read once."""
+    """Keeps what ``read`` gives in memory, as float16, up to ``limit`` bytes: a small corpus is read only once."""
 
     def __init__(self, read: Callable[[Any], np.ndarray], limit: int = 2 << 30):
         self.read, self.limit, self.bytes = read, limit, 0
@@ -129,14 +129,14 @@ class CachedFeatures:
         if cut.id not in self.kept:
             half = torch.from_numpy(self.read(cut)).half()
             if self.bytes + half.nbytes > self.limit:
-                return half.float()  # rounded as the kept ones are: which fit must not change a result
+                return half.float()  # rounded like the kept ones: results must not depend on which ones fit
             self.kept[cut.id] = half
             self.bytes += half.nbytes
         return self.kept[cut.id].float()
 
 
 class BatchDataset(Protocol):
-    """What makes a batch of cuts; ``epoch`` is set before an epoch begins, and seeds augmentation."""
+    """What turns cuts into a batch. ``epoch`` is set before an epoch begins; augmentation depends on it."""
 
     epoch: int
 
@@ -146,12 +146,12 @@ class BatchDataset(Protocol):
 class EpochLoader:
     """The batches of one epoch after another, for one of ``world_size`` processes, from any step on.
 
-    A step takes ``accum`` batches, whoever computes them: the plan is made for ``accum`` places, process r fills the
-    places r, r + world_size and so on. So what a step sees depends on seed, epoch and step alone: not on the number of
-    processes, nor on an interruption.
+    A step takes ``accum`` batches: the plan has ``accum`` places, and process r makes the batches of the places r,
+    r + world_size and so on. So a step's cuts depend on seed, epoch and step alone, not on the number of processes or
+    on an interruption.
 
-    ``planner`` chooses the cuts of each batch (speechlab/data/batching.py); by default it is ``ByDuration`` with the
-    limits of ``config``, shuffled where ``train`` is true. ``cuts`` are then all that there are.
+    ``planner`` chooses the cuts of each batch (speechlab/data/batching.py). The default is ``ByDuration`` over all
+    ``cuts``, with the limits of ``config``, shuffled if ``train`` is true.
     """
 
     def __init__(self, dataset: BatchDataset, cuts: CutSet, config: DataConfig, *, train: bool, seed: int = 0,
@@ -164,7 +164,7 @@ class EpochLoader:
         self._planned: tuple[int, list[list[CutSet]]] = (-1, [])
 
     def plan(self, epoch: int) -> list[list[CutSet]]:
-        """The batches of cuts in ``epoch``, one a step, for each of this process's places."""
+        """The cuts of ``epoch``: for each of this process's places a list of batches, one per step."""
         if self._planned[0] != epoch:
             self._planned = (epoch, [self.planner(epoch, place, self.accum) for place in self.places])
         return self._planned[1]
@@ -174,10 +174,10 @@ class EpochLoader:
         return len(self.plan(epoch)[0])
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-        """The steps of ``epoch`` but the first ``skip``: each this process's (place, batch) pairs."""
+        """The steps of ``epoch`` after the first ``skip``: for each, a list of this process's (place, batch)."""
         self.dataset.epoch = epoch
         steps = list(zip(*self.plan(epoch), strict=True))[skip:]
-        # A generator of its own: the loader draws a seed for its workers, which must not move the global generator.
+        # The loader draws a seed for its workers. With a generator of its own, it does not change the global one.
         loader = iter(DataLoader(self.dataset, batch_size=None, sampler=[cuts for step in steps for cuts in step],
                                  num_workers=self.config.num_workers, generator=torch.Generator()))
         for _ in steps:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechlab.models.layers import FeedForward, SharedDropout, attend, rotate, rotation_table
+from speechlab.models.layers import FeedForward, SharedDropout, attend, rotate, rotation_table, sinusoids
 
+GUIDED = 2  # heads of a block whose attention can be guided; the others are free
 BOUNDARY = 0  # begins and ends a sentence; the number of CTC's blank, which a decoder never writes
 
 
@@ -39,7 +40,8 @@ class DecoderBlock(nn.Module):
         return key, value
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, heard: tuple[Tensor, Tensor],
-                heard_mask: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+                heard_mask: Tensor, past: tuple[Tensor, Tensor] | None = None,
+                looks: list[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x (N, U, d) -> y (N, U, d), and the self-attention's keys and values with those of ``past`` in front.
 
         Args:
@@ -48,6 +50,7 @@ class DecoderBlock(nn.Module):
             heard: keys and values of the encoder's frames.
             heard_mask: (N, T), True where there is a frame.
             past: keys and values of the tokens before; None at the beginning.
+            looks: is given (N, GUIDED, U, T), how the first heads weigh the encoder's frames; each row sums to 1.
         """
         n, u, d = x.shape
         q, k, v = self._split(self.qkv(self.self_norm(x)), 3)
@@ -57,9 +60,19 @@ class DecoderBlock(nn.Module):
         y = attend(q, k, v, mask).transpose(1, 2).reshape(n, u, d)
         x = x + self.dropout(self.self_out(y))
         (q,) = self._split(self.query(self.cross_norm(x)), 1)
+        if looks is not None:
+            looks.append(weights(q[:, :GUIDED], heard[0][:, :GUIDED], heard_mask[:, None, None]))
         y = attend(q, *heard, heard_mask[:, None, None]).transpose(1, 2).reshape(n, u, d)
         x = x + self.dropout(self.cross_out(y))
         return x + self.dropout(self.feed_forward(x)), (k, v)
+
+
+def weights(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+    """The attention weights that ``attend`` uses and does not tell, in float32: (N, H, U, T) of queries
+    (N, H, U, width) and keys (N, H, T, width); 0 where ``mask`` is False."""
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.float() @ key.float().transpose(2, 3) / query.shape[-1] ** 0.5
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1)
 
 
 class Decoder(nn.Module):
@@ -73,12 +86,16 @@ class Decoder(nn.Module):
         hidden: inner width of the feed-forward layers (4 d by default).
         dropout: probability; the mask is shared over time.
         head: the output layer (a plain linear one by default).
+        positions: ``sinusoids`` are added to the encoder's frames and to the embedded tokens; ``none``: nothing tells
+            the attention over the frames where in the utterance a frame lies, and it must find its place by content.
     """
 
     def __init__(self, vocab: int, d: int, heads: int = 4, layers: int = 3, hidden: int | None = None,
-                 dropout: float = 0.1, head: nn.Module | None = None):
+                 dropout: float = 0.1, head: nn.Module | None = None, positions: str = "none"):
         super().__init__()
-        self.heads, self.d = heads, d
+        if positions not in ("none", "sinusoids"):
+            raise ValueError(f"positions = {positions}: there are none, sinusoids")
+        self.heads, self.d, self.absolute = heads, d, positions == "sinusoids"
         self.embedding = nn.Embedding(vocab, d)
         self.input_norm = nn.LayerNorm(d)
         self.dropout = SharedDropout(dropout)
@@ -86,14 +103,28 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.head = nn.Linear(d, vocab) if head is None else head
 
-    def forward(self, memory: Tensor, memory_mask: Tensor, y_in: Tensor) -> Tensor:
-        """memory (B, T, d), its mask (B, T), y_in (B, U) beginning with 0 -> logits (B, U, vocab)."""
+    def place(self, memory: Tensor) -> Tensor:
+        """The encoder's frames (B, T, d) with their positions, where the decoder has any."""
+        return memory + sinusoids(memory.shape[1], self.d, memory.device).to(memory.dtype) if self.absolute else memory
+
+    def embed(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """Tokens (N, U), the first of which is the ``first``-th of its sentence, as (N, U, d)."""
+        x = self.input_norm(self.embedding(tokens))
+        if self.absolute:
+            x = x + sinusoids(tokens.shape[1], self.d, tokens.device, first).to(x.dtype)
+        return self.dropout(x)
+
+    def forward(self, memory: Tensor, memory_mask: Tensor, y_in: Tensor, looks: list[Tensor] | None = None) -> Tensor:
+        """memory (B, T, d), its mask (B, T), y_in (B, U) beginning with 0 -> logits (B, U, vocab).
+
+        ``looks`` is given what the first heads of each block look at, see :meth:`DecoderBlock.forward`.
+        """
         u = y_in.shape[1]
         rotation = rotation_table(u, self.d // self.heads, memory.device, torch.float32)
         causal = torch.ones(u, u, dtype=torch.bool, device=memory.device).tril()
-        x = self.dropout(self.input_norm(self.embedding(y_in)))
+        memory, x = self.place(memory), self.embed(y_in)
         for block in self.blocks:
-            x, _ = block(x, rotation, causal, block.heard(memory), memory_mask)
+            x, _ = block(x, rotation, causal, block.heard(memory), memory_mask, looks=looks)
         return self.head(self.norm(x))
 
     @torch.no_grad()
@@ -104,7 +135,7 @@ class Decoder(nn.Module):
         mask = torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
         rotation = rotation_table(u, d, memory.device, torch.float32)
         causal = torch.ones(u, u, dtype=torch.bool, device=memory.device).tril()
-        x, found = self.dropout(self.input_norm(self.embedding(y_in))), []
+        memory, x, found = self.place(memory), self.embed(y_in), []
         for block in self.blocks:
             caught: list[Tensor] = []
             hook = block.query.register_forward_hook(lambda module, args, output, caught=caught: caught.append(output))
@@ -114,8 +145,7 @@ class Decoder(nn.Module):
             finally:
                 hook.remove()
             (query,) = block._split(caught[0], 1)
-            scores = query.float() @ heard[0].float().transpose(2, 3) / d**0.5  # as attend() computes them
-            found.append(scores.softmax(-1))
+            found.append(weights(query, heard[0], mask[:, None, None]))
         return torch.stack(found)
 
     def scorer(self, memory: Tensor, memory_mask: Tensor) -> DecoderScorer:
@@ -139,7 +169,7 @@ class DecoderScorer:
 
     def __init__(self, decoder: Decoder, memory: Tensor, memory_mask: Tensor):
         self.decoder = decoder
-        self.heard = [block.heard(memory) for block in decoder.blocks]
+        self.heard = [block.heard(decoder.place(memory)) for block in decoder.blocks]
         self.mask = memory_mask
 
     def start(self, batch: int) -> Any:
@@ -154,7 +184,7 @@ class DecoderScorer:
         decoder, size = self.decoder, state.size
         cos, sin = rotation_table(size + 1, decoder.d // decoder.heads, tokens.device, torch.float32)
         mask = torch.ones(1, size + 1, dtype=torch.bool, device=tokens.device)
-        x = decoder.dropout(decoder.input_norm(decoder.embedding(tokens[:, None])))
+        x = decoder.embed(tokens[:, None], size)
         past = []
         for block, heard, before in zip(decoder.blocks, state.heard, state.past, strict=True):
             x, kept = block(x, (cos[size:], sin[size:]), mask, heard, state.heard_mask, before)

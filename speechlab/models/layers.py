@@ -124,6 +124,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
 
 
+def sinusoids(size: int, d: int, device: torch.device, first: int = 0) -> Tensor:
+    """The absolute positions ``first`` to ``first + size`` as (size, d) float32: sines in the first half of the
+    channels, cosines in the second, of wavelengths from 2 pi to 20000 pi (Vaswani et al. 2017, section 3.5)."""
+    frequency = 10000.0 ** (-torch.arange(0, d, 2, device=device) / d)
+    angle = torch.arange(first, first + size, device=device)[:, None] * frequency[None]
+    return torch.cat((angle.sin(), angle.cos()), dim=1)[:, :d]
+
+
 def rotation_table(size: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The cosines and sines, each (size, width / 2), of the rotary positions for heads of ``width`` channels."""
     frequency = 10000.0 ** (-torch.arange(0, width, 2, device=device) / width)

@@ -1,1 +1,1 @@
-"""What a person looks at: curves and tables, made from the files that runs leave, never from live objects."""
+"""Curves, tables and pages for people. They are made from the files that runs leave, never from objects in memory."""

@@ -1,4 +1,4 @@
-"""curves.png: how a training went, at a glance, from its metrics.jsonl."""
+"""curves.png: how a training went, drawn from its metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from speechlab.scoring import metric
 from speechlab.scoring.metric import Metric
 
 _RAW, _TRAIN, _VALID, _GREY = LIGHT, BLUE, RUST, GREY
-_COLOURS = (RUST, BLUE, GREEN, VIOLET, GREY)  # of a panel's metrics
+_COLOURS = (RUST, BLUE, GREEN, VIOLET, GREY)  # of the metrics in a panel
 
 
 def smoothed(values: list[float], window: int) -> list[float]:
-    """Exponential mean over about ``window`` values, without the pull towards zero at its start."""
+    """Exponential mean over about ``window`` values, corrected at its start, where it would be too near to zero."""
     decay, total, weight, out = 1 - 1 / max(1, window), 0.0, 0.0, []
     for value in values:
         total = decay * total + (1 - decay) * value if window > 1 else value
@@ -31,14 +31,14 @@ def smoothed(values: list[float], window: int) -> list[float]:
 def draw(exp: Path) -> Path | None:
     """Draw ``exp/curves.png``: loss, validation figures, learning rate and gradient norm over steps.
 
-    Validation figures that share unit and direction share a panel. Warm-up is shaded, and in the validation panels the
-    phase that the first epochs were in, where the task has noted one (a text at ``phase`` in their records).
+    Validation figures that have the same unit and direction share a panel. Two spans are shaded: the warm-up; and, in
+    validation panels, the phase of the first epochs if the task has noted one (the text ``phase`` in their records).
 
     Returns:
-        The picture's path; None when there is nothing to draw yet.
+        The picture's path; None if there is nothing to draw yet.
 
     Raises:
-        UserError: when matplotlib is not installed.
+        UserError: matplotlib is not installed.
     """
     steps, epochs = read_metrics(exp / "metrics.jsonl")
     if not steps and not epochs:
@@ -63,7 +63,7 @@ def draw(exp: Path) -> Path | None:
             for panel in (lr, norm):
                 panel.set_xlabel("optimiser step")
                 panel.tick_params(labelbottom=True)
-            seconds = max(series(epochs, "seconds")[1], default=0.0)  # since the training began
+            seconds = max(series(epochs, "seconds")[1], default=0.0)  # since the start of training
             parts = [exp.name, f"{len(epochs)} epochs", f"{max(r['step'] for r in steps + epochs):,} steps"]
             figure.suptitle(", ".join(parts + ([f"{seconds / 60:.0f} min"] if seconds >= 60 else [])), fontsize=12)
             with atomic(exp / "curves.png") as aside:
@@ -74,10 +74,12 @@ def draw(exp: Path) -> Path | None:
 
 
 def _groups(exp: Path, epochs: list[dict]) -> list[list[tuple[str, Metric]]]:
-    """What the validation panels show: (key of the epoch lines, metric) of every ``valid_<metric>`` but the loss.
+    """The groups of figures that each have a validation panel: (key of the epoch lines, metric) pairs, of every
+    ``valid_<metric>`` but the loss.
 
-    What epochs are judged by comes first. Metrics of one unit and direction are a group; one that nobody has declared
-    stands alone. A figure that is another one turned over (99.7 % right, 0.3 % wrong) is left out: the first is enough.
+    The figure that epochs are judged by comes first. Metrics with the same unit and direction are one group. A metric
+    that nobody has declared is a group of its own. If two figures always add up to 100 % (99.7 % right, 0.3 % wrong),
+    only the first is drawn.
     """
     own = metric.read(exp)
     names = {key for record in epochs for key in record if key.startswith("valid_") and key != "valid_loss"}
@@ -100,7 +102,7 @@ def _turned_over(epochs: list[dict], one: str, other: str) -> bool:
 
 
 def _loss(panel: Any, steps: list[dict], epochs: list[dict]) -> None:
-    """Training loss of each logged step and its smooth course, and validation loss of each epoch."""
+    """Draw the training loss of each logged step, its smoothed curve, and the validation loss of each epoch."""
     x, y = series(steps, "loss")
     if y:
         panel.plot(x, y, color=_RAW, lw=0.8, label="train, a step")
@@ -114,7 +116,7 @@ def _loss(panel: Any, steps: list[dict], epochs: list[dict]) -> None:
     skipped = len(steps) - len(series(steps, "loss")[1])
     logarithmic = bool(y) and min(y + valid) > 0 and max(y) > 10 * y[-1]
     if logarithmic:
-        _logarithmic(panel)  # else its first steps would press the rest of the training flat
+        _logarithmic(panel)  # on a linear axis, the large loss of the first steps would make the rest look flat
     panel.set_title("Loss" + (f" (not finite: {skipped} logged)" if skipped else ""))
     panel.set_ylabel("loss, log scale" if logarithmic else "loss")
     if panel.lines:
@@ -122,7 +124,7 @@ def _loss(panel: Any, steps: list[dict], epochs: list[dict]) -> None:
 
 
 def _rates(panel: Any, epochs: list[dict], group: Sequence[tuple[str, Metric]]) -> None:
-    """Metrics of one unit and direction; the best epoch of each has a star, where a direction is known."""
+    """Draw metrics of the same unit and direction. If the direction is known, the best epoch of each has a star."""
     for (name, found), colour in zip(group, itertools.cycle(_COLOURS)):
         x, y = series(epochs, name)
         best = found.best(y)
@@ -140,9 +142,9 @@ def _rates(panel: Any, epochs: list[dict], group: Sequence[tuple[str, Metric]]) 
     values = [value for name, _ in group for value in series(epochs, name)[1]]
     if group[0][1].lower:
         if len(group) == 1 and wide(values):
-            _logarithmic(panel)  # from 10 % to 0.3 %
+            _logarithmic(panel)  # for a fall such as from 10 % to 0.3 %
         elif group[0][1].unit == "%":
-            # An error rate can pass 100 %, but only while there is nothing to see.
+            # An error rate can be above 100 %, but only at the start, where nothing is learnt yet: cut it off.
             panel.set_ylim(0, min(105.0, max(0.1, *(1.1 * value for value in values))))
 
 
@@ -156,7 +158,7 @@ def _line(panel: Any, x: list[int], y: list[float], title: str, unit: str) -> No
 
 
 def _norm(panel: Any, steps: list[dict]) -> None:
-    """Gradient norm before clipping, on a logarithmic axis: what matters is whether it grows by factors."""
+    """Draw the gradient norm before clipping. The axis is logarithmic: what matters is whether it grows by factors."""
     x, y = series(steps, "grad_norm")
     pairs = [(step, value) for step, value in zip(x, y) if value > 0]
     if pairs:
@@ -169,7 +171,7 @@ def _norm(panel: Any, steps: list[dict]) -> None:
 
 
 def _logarithmic(panel: Any) -> None:
-    """A logarithmic axis with plain numbers."""
+    """Make the axis logarithmic, but write plain numbers on it."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     panel.set_yscale("log")
@@ -179,7 +181,7 @@ def _logarithmic(panel: Any) -> None:
 
 
 def _warm_up(panels: Sequence[Any], named: Any, records: list[dict]) -> None:
-    """Shade the time in which the learning rate rises."""
+    """Shade the steps in which the learning rate rises."""
     x, y = series(records, "lr")
     if len(y) > 2 and max(y) > 1.05 * y[0]:
         peak = x[y.index(max(y))]
@@ -189,7 +191,7 @@ def _warm_up(panels: Sequence[Any], named: Any, records: list[dict]) -> None:
 
 
 def _phase(panel: Any, epochs: list[dict]) -> None:
-    """Shade the first epochs that share a phase, as the task calls it."""
+    """Shade the first epochs if they have a phase (the task names it), as long as it stays the same."""
     phase = epochs[0].get("phase") if epochs else None
     if isinstance(phase, str) and phase:
         *_, last = itertools.takewhile(lambda record: record.get("phase") == phase, epochs)
@@ -198,5 +200,5 @@ def _phase(panel: Any, epochs: list[dict]) -> None:
 
 
 def _name(panel: Any, x: float, text: str) -> None:
-    """Write a phase's name at its foot."""
+    """Write a span's name at its bottom."""
     panel.text(x, 0.04, text, ha="center", transform=panel.get_xaxis_transform(), color=_GREY)

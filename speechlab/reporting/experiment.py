@@ -1,4 +1,4 @@
-"""An experiment as a report tells of it: its figures, its curves thinned out, its mistakes, its settings."""
+"""What a report shows of an experiment: its figures, its curves with fewer points, its mistakes, its settings."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from speechlab.reporting.metrics import (
 from speechlab.scoring import metric
 from speechlab.scoring.metric import Metric
 
-_PICTURE_BYTES = 1_500_000  # of pictures after epochs in a page
+_PICTURE_BYTES = 1_500_000  # bytes in a page for the pictures that the task drew after epochs
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What an experiment reached on a test set: the best of its own methods by its main metric."""
+    """An experiment's result on a test set: its main metric, of the best of its own methods."""
 
     title: str  # "test PESQ"
     metric: Metric
@@ -41,7 +41,14 @@ class Figure:
 
 
 class Experiment:
-    """What a page tells of one experiment. ``points``: at most so many of a curve; ``shown``: mistakes."""
+    """What a page shows of one experiment.
+
+    Args:
+        path: the experiment's folder.
+        points: the largest number of points of a curve.
+        shown: the largest number of mistakes per test set and method.
+        with_pictures: read the pictures that the task drew after epochs.
+    """
 
     def __init__(self, path: Path, points: int, shown: int, with_pictures: bool):
         self.path, self.name, self.points = path, path.name, points
@@ -56,21 +63,21 @@ class Experiment:
         self.pictures = epoch_pictures(path) if with_pictures else []
 
     def find(self, name: str) -> Metric:
-        """The metric called ``name``, as this experiment's task declares it or the field knows it."""
+        """The metric called ``name``: as this experiment's task declares it, else as speechlab knows it."""
         return metric.find(name, self.measures)
 
     def owns(self, method: str) -> bool:
-        """Whether a method's answers are this model's, and not a bound's or a baseline's that stands beside them."""
+        """True if a method's answers are this model's; False for a bound or a baseline that was scored with it."""
         return self.methods is None or method in self.methods
 
     @property
     def main(self) -> str:
-        """The metric of results.json that counts; "" without any."""
+        """The main metric of results.json; "" if there is none."""
         return metric.main((row["metric"] for row in self.results if self.owns(row["method"])), self.measures)
 
     @property
     def rank(self) -> tuple:
-        """By what runs are sorted: the best first, those without a figure (or without a direction) last."""
+        """The key to sort runs by: the best first; those without a figure, or without a direction, last."""
         judge, value = self.find(self.metric), self.best
         if self.figures:
             judge, value = self.figures[0].metric, self.figures[0].value
@@ -78,8 +85,8 @@ class Experiment:
         return (not ranked, judge.rank(value) if ranked else 0.0, self.name)
 
     def _figures(self) -> list[Figure]:
-        """One a test set, in the order of results.json. Of several methods by a metric without a direction none is the
-        best, and there is no figure."""
+        """One figure per test set, in the order of results.json. If there are several methods and the metric has no
+        direction, no method is the best, and there is no figure."""
         found: dict[str, list[dict[str, Any]]] = {}
         for row in self.results:
             if row["metric"] == self.main and self.owns(row["method"]):
@@ -93,7 +100,7 @@ class Experiment:
         return figures
 
     def _mistakes(self, shown: int) -> list[dict[str, Any]]:
-        """The sets of mistakes.json: by test set, the best method first."""
+        """The sets of mistakes.json, sorted by test set; for each test set, the best method is first."""
         judge = self.find(self.main)
         ranks = {(row["test_set"], row["method"]): judge.rank(row["value"]) for row in self.results
                  if row["metric"] == self.main}
@@ -119,7 +126,7 @@ class Experiment:
         done = [0.0, *(float(record.get("epoch", place)) for place, record in enumerate(self.epochs, 1))]
         if len(ends) > 1:
             epoch = np.interp(step, ends, done)
-            after = step > ends[-1]  # an epoch that is not over yet
+            after = step > ends[-1]  # steps of an epoch that has not ended yet
             epoch[after] = done[-1] + (step[after] - ends[-1]) / max(ends[-1] - ends[-2], 1.0)
         else:
             epoch = np.array([float(record.get("epoch", 0)) for record in records])
@@ -127,13 +134,13 @@ class Experiment:
         return {"step": self.thin(step.tolist()), "epoch": self.thin(epoch.tolist()), "minutes": self.thin(minutes)}
 
     def thin(self, values: Sequence[float | None]) -> list[float | None]:
-        """``values`` as at most ``points`` means of neighbours, with five digits."""
+        """At most ``points`` values: each is the mean of some neighbours in ``values``, with five digits."""
         size = -(-len(values) // self.points)
         groups = [[v for v in values[i:i + size] if v is not None] for i in range(0, len(values), size or 1)]
         return [float(f"{sum(group) / len(group):.5g}") if group else None for group in groups]
 
     def curve(self, key: str, run: int, axis: str, label: str, colour: int, light: bool = False) -> dict | None:
-        """A series of a chart, or None where the experiment has no such figures."""
+        """A series of a chart; None if the experiment has no figures of the name ``key``."""
         records = self.steps if axis == "steps" else self.epochs
         values = [record[key] if number(record.get(key)) else None for record in records]
         if all(value is None for value in values):
@@ -142,7 +149,7 @@ class Experiment:
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A mapping's leaves as (dotted key, text)."""
+    """The values of a nested mapping as (dotted key, text) pairs."""
     rows: list[tuple[str, str]] = []
     for key, inner in value.items():
         if isinstance(inner, dict) and inner:
@@ -154,8 +161,9 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def epoch_pictures(exp: Path, most: int = 8) -> list[dict[str, Any]]:
-    """What the task drew after its epochs (exp/<name>/epoch-NN.png): ``name`` and ``epochs`` ([number, address]), the
-    first, the last, and some between, as many as a page can bear."""
+    """The pictures that the task drew after epochs (exp/<name>/epoch-NN.png). For each name: ``name``, ``caption``
+    and ``epochs``, a list of [number, address]. These are the first, the last and some between, as many as a page has
+    room for."""
     found, room = [], _PICTURE_BYTES
     for folder in sorted({path.parent for path in exp.glob("*/epoch-*.png")}):
         files = sorted((int(match[1]), path) for path in folder.glob("epoch-*.png")
@@ -168,5 +176,13 @@ def epoch_pictures(exp: Path, most: int = 8) -> list[dict[str, Any]]:
         epochs = [[files[i][0], "data:image/png;base64," + base64.b64encode(files[i][1].read_bytes()).decode()]
                   for i in chosen]
         room -= sum(files[i][1].stat().st_size for i in chosen)
-        found.append({"name": folder.name, "epochs": epochs})
+        found.append({"name": folder.name, "caption": _caption(folder), "epochs": epochs})
     return found
+
+
+def _caption(folder: Path) -> str:
+    """How to read the pictures of a folder, where the task has said it."""
+    try:
+        return (folder / "caption.txt").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,8 +1,8 @@
-"""report.html: an experiment, or all of a recipe, on one page that needs nothing but a browser.
+"""report.html: one experiment, or all experiments of a recipe, on a page that needs only a browser.
 
-The page is one file: page.css, views.js and page.js are put into it, pictures and sounds are ``data:`` addresses, and
-its own security policy forbids every request. Tables are plain HTML (page_tables.py); curves and the views of mistakes
-are drawn by these scripts from one block of JSON, here called the page:
+The page is one file. page.css, views.js and page.js are put into it; pictures and sounds are ``data:`` addresses; and
+its security policy forbids all requests. Tables are plain HTML (page_tables.py). The scripts draw curves and the views
+of mistakes from one block of JSON, which is called the page here. Its entries:
 
     kind        "experiment" or "recipe"
     runs        name, selected, axes {"steps"|"epochs": {"step", "epoch", "minutes"}}, decoded (mistakes.py), pictures
@@ -29,12 +29,12 @@ from speechlab.scoring.metric import Metric, find
 from speechlab.scoring.views import BYTES
 
 _HERE = Path(__file__).parent
-_SELECTED = 8  # curves that are shown at first
-_RECIPE_BYTES = 400_000  # of pictures and sounds in a recipe's page: each experiment has a page of its own
+_SELECTED = 8  # experiments whose curves are shown when the page opens
+_RECIPE_BYTES = 400_000  # bytes of pictures and sounds in a recipe's page; each experiment has its own page for more
 
 
 def write(exp: Path) -> None:
-    """Write ``exp/report.html`` and, where exp lies in a recipe, the recipe's."""
+    """Write ``exp/report.html``, and the recipe's report.html if ``exp`` lies in a recipe."""
     exp = Path(exp).resolve()
     write_text(exp / "report.html", experiment_page(exp))
     # A sweep writes its recipe's page once, at its end.
@@ -80,7 +80,7 @@ def recipe_page(recipe: Path) -> str:
                   key=lambda one: one.rank)
     page: dict[str, Any] = {"kind": "recipe", "runs": [one.data() for one in runs], "charts": _charts(runs),
                             "media": embed([each for one in runs for each in one.decoded], _RECIPE_BYTES)}
-    drawn = [i for i, one in enumerate(runs) if one.epochs][:_SELECTED]  # one that failed at once says little
+    drawn = [i for i, one in enumerate(runs) if one.epochs][:_SELECTED]  # not those that failed before an epoch's end
     for i, data in enumerate(page["runs"]):
         data["selected"] = i in drawn
     corpora = sorted({corpus_of(path) for path in folders} - {""})
@@ -123,7 +123,7 @@ def _charts_of_one(one: Experiment) -> list[dict[str, Any]]:
     add("Learning rate", ("lr", "steps" if one.steps else "epochs", "lr", False))
     norms = series(one.steps, "grad_norm")[1]
     add("Gradient norm, before clipping", ("grad_norm", "steps", "grad_norm", False), log=wide(norms))
-    families: dict[str, tuple[str, list[str]]] = {}  # of keys such as dead/conv1; from the steps if they are there
+    families: dict[str, tuple[str, list[str]]] = {}  # keys such as dead/conv1; taken from steps if they are there
     for axis, records in (("steps", one.steps), ("epochs", one.epochs)):
         for key in dict.fromkeys(key for record in records for key in record if "/" in key):
             kept, members = families.setdefault(key.partition("/")[0], (axis, []))
@@ -139,7 +139,7 @@ def _charts_of_one(one: Experiment) -> list[dict[str, Any]]:
 
 
 def _charts(runs: Sequence[Experiment]) -> list[dict[str, Any]]:
-    """A chart a figure, with a line a run; what runs are judged by comes first."""
+    """One chart per figure, with one line per run. The figure that runs are judged by comes first."""
     judged = dict.fromkeys(one.metric for one in runs if one.metric)
     valid = dict.fromkeys(key for one in runs for record in one.epochs for key in record if key.startswith("valid_"))
     own = [measure for one in runs for measure in one.measures]
@@ -149,7 +149,7 @@ def _charts(runs: Sequence[Experiment]) -> list[dict[str, Any]]:
         lines = [line for i, one in enumerate(runs) if (line := one.curve(key, i, axis, one.name, i))]
         if lines:
             judge = find(key, own)
-            falls = judge.lower is True or key == "grad_norm"  # by factors, perhaps
+            falls = judge.lower is True or key == "grad_norm"  # such figures may change by factors
             log = falls and wide([value for line in lines for value in line["y"] if value is not None])
             charts.append(_chart(key + (", steps" if axis == "steps" else ""), judge, log, lines))
     return charts
@@ -187,7 +187,7 @@ def _controls() -> str:
 
 
 def _one() -> str:
-    """Where page.js shows one experiment."""
+    """The empty place in which page.js shows one experiment."""
     return ('<section id="mistakes" hidden><h2>Mistakes</h2><div class="controls"><label>Test set, method '
             '<select id="decoded"></select></label></div><div class="card" id="decoding"></div></section>'
             '<section id="pictures" hidden><h2>Pictures after each epoch</h2><div class="card"></div></section>'
@@ -197,7 +197,8 @@ def _one() -> str:
 
 
 def _whole(title: str, body: Sequence[str], page: dict[str, Any]) -> str:
-    """The document. ``</`` can't end the JSON's element early, and the policy allows nothing from elsewhere."""
+    """The document. ``</`` is escaped in the JSON, so that it can't end its element. The security policy allows nothing
+    from elsewhere."""
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("views.js", "page.js"))
     data = json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

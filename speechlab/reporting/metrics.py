@@ -1,4 +1,4 @@
-"""Reading what runs leave: a file that is missing, half-written or broken gives what there is of it, no exception."""
+"""Reads the files that runs leave. If a file is missing, half-written or broken, it gives what there is; no error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from speechlab.scoring.metric import Metric
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The file's YAML mapping, or {}."""
+    """The mapping in a YAML file; {} if there is none."""
     import yaml
 
     try:
@@ -28,9 +28,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """metrics.jsonl as (step lines, epoch lines), each sorted by step, bad lines left out.
+    """The lines of metrics.jsonl as (step lines, epoch lines), both sorted by step. Bad lines are left out.
 
-    A run that was killed and went on from a checkpoint may have written some steps twice: the second time counts.
+    A run that was killed and went on from a checkpoint may have written some steps twice. Then the later line counts.
     """
     kinds: dict[str, dict[int, dict[str, Any]]] = {"step": {}, "epoch": {}}
     try:
@@ -47,7 +47,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
 
 
 def series(records: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of ``key`` where it is there and finite."""
+    """Steps and values of ``key``, from the records in which it is a finite number."""
     pairs = [(int(r["step"]), float(r[key])) for r in records if number(r.get(key))]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
@@ -60,16 +60,16 @@ def read_results(exp: Path) -> list[dict[str, Any]]:
 
 
 def own_methods(exp: Path) -> frozenset[str] | None:
-    """The methods that are the model's own, as decode/methods.json names them; None (all are) without such a file.
+    """The model's own methods, which decode/methods.json names. None, if there is no such file: all methods are.
 
-    What results.json has beside them, a bound or a baseline, is not the experiment's.
+    Other methods in results.json are a bound or a baseline, and not the experiment's.
     """
     methods = read_json(exp / "decode" / "methods.json")
     return frozenset(methods) if isinstance(methods, dict) else None
 
 
 def metric_of(row: dict[str, Any], own: Sequence[Metric] = ()) -> Metric:
-    """The metric of a row of results.json, in the unit that the row says."""
+    """The metric of a row of results.json. Its unit is the one that the row says."""
     found = metric.find(row["metric"], own)
     return dataclasses.replace(found, unit=row["unit"]) if isinstance(row.get("unit"), str) else found
 
@@ -80,12 +80,12 @@ def label(found: Metric) -> str:
 
 
 def unit(found: Metric) -> str:
-    """A metric's unit for people: nothing for a plain number."""
+    """A metric's unit for people; "" for a plain number."""
     return "" if found.unit == "1" else found.unit
 
 
 def axis(found: Metric) -> str:
-    """What stands beside a metric's axis: ``dB, higher is better``."""
+    """The text at a metric's axis: ``dB, higher is better``."""
     return ", ".join(part for part in (unit(found), found.arrow) if part)
 
 
@@ -95,29 +95,30 @@ def told(found: Metric, value: float) -> str:
 
 
 def interval(found: Metric, low: float, high: float) -> str:
-    """An interval: ``8.20 - 9.90``; with "to" in the place of the dash where there are signs."""
+    """An interval: ``8.20 - 9.90``. If an end is negative, "to" takes the place of the dash."""
     return f"{found.show(low)} {'to' if low < 0 else '-'} {found.show(high)}"
 
 
 def wide(values: Sequence[float]) -> bool:
-    """Whether a logarithmic axis shows more: else a run's first figures press the rest of it flat."""
+    """True if the values need a logarithmic axis: on a linear one, the first figures of a run would make the rest look
+    flat."""
     return bool(values) and min(values) > 0 and max(values) > 10 * statistics.median(values)
 
 
 def read_env(exp: Path) -> dict[str, Any]:
-    """env.json's mapping, or {}."""
+    """The mapping in env.json; {} if there is none."""
     env = read_json(exp / "env.json")
     return env if isinstance(env, dict) else {}
 
 
 def training_seconds(env: dict[str, Any], epochs: list[dict[str, Any]]) -> float | None:
-    """Wall-clock seconds of training: env.json's, else the last epoch's of those read from metrics.jsonl; or None."""
+    """Wall-clock seconds of training: as env.json says, else as the last line of ``epochs`` says, else None."""
     seconds = env.get("wall_seconds")
     return float(seconds) if number(seconds) else max(series(epochs, "seconds")[1], default=None)
 
 
 def corpus_of(exp: Path) -> str:
-    """The corpus's name as env.json, config.yaml or the training's command (``--data data/mini``) tell it, or ''."""
+    """The corpus's name, from env.json, config.yaml or the training's command (``--data data/mini``); '' if unknown."""
     env = read_env(exp)
     data = read_yaml(exp / "config.yaml").get("data")
     data = data if isinstance(data, dict) else {}
@@ -126,17 +127,17 @@ def corpus_of(exp: Path) -> str:
 
 
 def option(env: dict[str, Any], name: str) -> str:
-    """What followed an option in env.json's command, or ''."""
+    """The value of an option in the command that env.json has, or ''."""
     try:
         words = shlex.split(str(env.get("command") or ""))
-    except ValueError:  # an open quote
+    except ValueError:  # a quote that is not closed
         return ""
     return next((value for word, value in zip(words, words[1:]) if word == name), "")
 
 
 def judged_by(exp: Path, epochs: list[dict[str, Any]]) -> str:
-    """The key of the epoch lines that says which epoch is best: as env.json tells it, else the validation set's figure
-    that ranks first, else the training loss."""
+    """The key of the epoch lines by which the best epoch is chosen: as env.json says, else the first in rank of the
+    validation figures, else the training loss."""
     told_by_run = read_env(exp).get("metric")
     keys = list(dict.fromkeys(key for record in epochs for key in record))
     if isinstance(told_by_run, str) and (told_by_run in keys or not epochs):

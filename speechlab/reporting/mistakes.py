@@ -1,6 +1,6 @@
-"""exp/mistakes.json as a page shows it: each set checked, and as many of its pictures and sounds as the page can bear.
+"""Reads exp/mistakes.json for a page: checks each set, and takes as many pictures and sounds as the page has room for.
 
-The file's form: speechlab/scoring/views.py. What is missing or broken is left out, and the rest stays.
+speechlab/scoring/views.py tells the file's form. What is missing or broken is left out; the rest stays.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from speechlab.scoring import metric
 from speechlab.scoring.metric import Metric
 from speechlab.scoring.views import FILE
 
-_PAIRS = 12  # of classes taken for each other
-_CLASSES = 40  # of a confusion matrix: more can't be read
-_POINTS = 400  # of a DET curve
-_ROWS = 4  # times as many items of the view "audio" are shown as cards: rows without sound are short
-_LETTERS = 2000  # of a text
+_PAIRS = 12  # pairs of classes that are confused
+_CLASSES = 40  # classes of a confusion matrix; a larger one can't be read
+_POINTS = 400  # points of a DET curve
+_ROWS = 4  # the view "audio" may have this many times more items than others have cards: rows without sound are short
+_LETTERS = 2000  # letters of a text
 _ADDRESS = re.compile(r"data:(image|audio)/[\w.+-]+;base64,[A-Za-z0-9+/=]+")
 
 
 def read(exp: Path, shown: int, own: Sequence[Metric] = ()) -> list[dict[str, Any]]:
-    """The sets of ``exp/mistakes.json``, with at most ``shown`` cards (or items) each and the fields of their views.
+    """The sets of ``exp/mistakes.json`` with the fields of their views, and at most ``shown`` cards (or items) each.
 
-    ``picture``, ``clip`` and ``clips`` are addresses here, not yet keys: :func:`embed` makes them so. A set of the view
-    ``audio`` has ``columns`` (the metrics of its figures: name, unit, lower, decimals), the main one first, and its
-    items begin with the worst.
+    ``picture``, ``clip`` and ``clips`` are addresses; :func:`embed` replaces them by keys. A set of the view ``audio``
+    has ``columns``: the metrics of its figures (name, label, unit, lower, decimals), the main one first. Its worst item
+    is first.
     """
     whole = read_json(exp / FILE)
     sets = whole.get("sets") if isinstance(whole, dict) else None
@@ -39,10 +39,10 @@ def read(exp: Path, shown: int, own: Sequence[Metric] = ()) -> list[dict[str, An
 
 
 def embed(sets: Sequence[dict[str, Any]], room: int) -> dict[str, str]:
-    """Put keys in the place of the sets' addresses, and return {key: address}, ``room`` letters at most.
+    """Replace the sets' addresses by keys, and return {key: address} with at most ``room`` letters.
 
-    An address that comes twice is there once. Where not all have room, sounds are left out before pictures, and the
-    last ones of each set before its first: no set takes all the room.
+    An address that occurs twice is kept once. If there is not room for all, sounds are left out before pictures, and
+    the last ones of each set before its first ones. So no set takes all the room.
     """
     slots = sorted(((place, holder, field) for one in sets for place, holder, field in _slots(one)),
                    key=lambda slot: slot[0])
@@ -63,7 +63,7 @@ def embed(sets: Sequence[dict[str, Any]], room: int) -> dict[str, str]:
 
 
 def _slots(one: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any], str]]:
-    """Where a set has addresses: (place of the card or item, what holds it, field)."""
+    """Yield where a set has addresses: (number of the card or item, the mapping that holds the address, its field)."""
     for place, item in enumerate([*one.get("cards", ()), *one.get("items", ())]):
         for holder in (item, *item.get("tracks", ())):
             for field in ("picture", "clip", "clips"):
@@ -78,7 +78,7 @@ class _Reader:
         self.media, self.shown, self.own = media, shown, own
 
     def set(self, raw: Any) -> dict[str, Any] | None:
-        """A set, checked; None for one that says nothing."""
+        """A set, checked; None if there is nothing to show in it."""
         views: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
             "classes": self._classes, "aligned": self._aligned, "trials": self._trials, "audio": self._audio}
         if not isinstance(raw, dict) or not isinstance(raw.get("view"), str) or raw["view"] not in views:
@@ -146,7 +146,7 @@ class _Reader:
                 "decimals": found.decimals}
 
     def _shown(self, raw: dict[str, Any]) -> dict[str, Any]:
-        """What any card, item or track may carry: text, picture, clip, clips."""
+        """The fields that any card, item or track may have: text, picture, clip, clips."""
         found: dict[str, Any] = {"text": text} if (text := _text(raw.get("text"))) else {}
         found |= {field: address for field, kind in (("picture", "image"), ("clip", "audio"))
                   if (address := self._address(raw.get(field), kind))}
@@ -164,7 +164,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _dicts(value: Any, *needed: str) -> list[dict[str, Any]]:
-    """The mappings of a list that have what is needed."""
+    """The mappings in a list that have all keys in ``needed``."""
     return [one for one in _list(value) if isinstance(one, dict) and all(one.get(key) is not None for key in needed)]
 
 

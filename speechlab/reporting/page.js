@@ -265,7 +265,7 @@ all("#runs thead button").forEach((button) => button.addEventListener("click", (
 
 function showPictures(folders, place) {
   place.replaceChildren();
-  for (const { name, epochs } of folders) {
+  for (const { name, caption, epochs } of folders) {
     const picture = make("img", { alt: "" }), row = make("div", { class: "controls" }, `${name}, after epoch`);
     const choose = ([epoch, source], button) => {
       picture.src = source;
@@ -276,7 +276,7 @@ function showPictures(folders, place) {
       const button = make("button", { type: "button", onclick: () => choose(item, button) }, String(item[0]));
       row.append(button);
     }
-    place.append(row, make("div", { class: "epochs" }, picture));
+    place.append(row, ...(caption ? [make("p", { class: "soft" }, caption)] : []), make("div", { class: "epochs" }, picture));
     choose(epochs[epochs.length - 1], row.lastChild);
   }
 }

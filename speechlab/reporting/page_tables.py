@@ -1,4 +1,4 @@
-"""A report's tables as HTML: a recipe's experiments with their differences marked; every result with its interval."""
+"""A report's tables as HTML: the experiments of a recipe, with differences marked; and all results, with intervals."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def esc(text: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, as a person says it."""
+    """A time in seconds, minutes or hours, whichever is easiest to read."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 \
         else f"{seconds / 3600:.1f} h"
 
 
 def cell(text: Any, **attributes: Any) -> str:
-    """A table's cell; ``kind`` is its class, and an attribute that is None is left out."""
+    """A table's cell. ``kind`` is its class. An attribute that is None is left out."""
     given = {name.replace("_", "-"): value for name, value in attributes.items() if value not in (None, "")}
     if kind := given.pop("kind", ""):
         given["class"] = kind
@@ -38,17 +38,17 @@ def cell(text: Any, **attributes: Any) -> str:
 
 
 def quoted(value: Any) -> str:
-    """An attribute's value, in its quotes."""
+    """An attribute's value, escaped and in quotes."""
     return f'"{esc(value)}"'
 
 
 def options(names: Sequence[str]) -> str:
-    """The entries of a <select>, by their places."""
+    """The entries of a <select>; the value of each is its number."""
     return "".join(f'<option value="{i}">{esc(name)}</option>' for i, name in enumerate(names))
 
 
 def _number(value: Any, show: Callable[[float], str], kind: str = "") -> str:
-    """A cell with a number, by whose value the column is sorted; empty where there is none."""
+    """A cell with a number; the column is sorted by it. The cell is empty if there is no number."""
     return cell(show(value), kind=f"num {kind}".strip(), data_sort=value) if number(value) else cell("")
 
 
@@ -58,7 +58,7 @@ def _headed(name: str, found: Metric) -> str:
 
 
 def _table(head: str, rows: Iterable[str], name: str = "") -> str:
-    """A table in its own box, which scrolls."""
+    """A table in a box that scrolls."""
     return (f'<div class="scroll"{f" id={quoted(name)}" if name else ""}><table><thead><tr>{head}</tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table></div>')
 
@@ -68,18 +68,20 @@ def _table(head: str, rows: Iterable[str], name: str = "") -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the experiments' table. ``down``: the first click on its head puts the largest on top."""
+    """A column of the experiments' table."""
 
     head: str
-    cell: Callable[[Experiment], str]
+    cell: Callable[[Experiment], str]  # an experiment's cell as HTML
     numeric: bool = False
-    down: bool = False
+    down: bool = False  # the first click on the head puts the largest value on top
 
 
 def experiments_table(recipe: Path, runs: Sequence[Experiment], drawn: Sequence[int]) -> str:
-    """A recipe's experiments: figures, and each setting in which they differ, marked where it is not the best run's.
+    """The table of a recipe's experiments: their figures, and each setting in which they differ. A setting is marked if
+    it differs from the best run's.
 
-    Before each stands the box by which page.js shows its curves; ``drawn`` are those of the boxes that are ticked.
+    Each row begins with a box: page.js shows the curves of the experiments whose boxes are ticked. ``drawn``: the
+    numbers of those that are ticked when the page opens.
     """
     settings = _settings(recipe)
     columns = [Column("experiment", _name), *_figure_columns(runs), *_epoch_columns(runs), *_size_columns(),
@@ -90,26 +92,26 @@ def experiments_table(recipe: Path, runs: Sequence[Experiment], drawn: Sequence[
 
 
 def _head(column: Column) -> str:
-    """A column's head, whose button sorts by it."""
+    """A column's head, with a button that sorts the table by this column."""
     first = ' data-first="down"' if column.down else ""
     return f'<th{" class=num" if column.numeric else ""}><button type="button"{first}>{esc(column.head)}</button></th>'
 
 
 def _box(place: int, one: Experiment, ticked: bool) -> str:
-    """The box that shows an experiment's curves, and their colour."""
+    """The cell with the box that shows an experiment's curves, and with their colour."""
     return (f'<td><label><input type="checkbox" value="{place}" aria-label={quoted("show " + one.name)}'
             f'{" checked" if ticked else ""}> <span class="swatch" data-colour="{place}"></span></label></td>')
 
 
 def _name(one: Experiment) -> str:
-    """An experiment's name, which leads to its own page."""
+    """The cell with an experiment's name, a link to its own page."""
     link = quote(f"exp/{one.name}/report.html")
     return (f'<td class="name" data-sort={quoted(one.name)}><a href={quoted(link)}>'
             f"{esc(one.name).replace('_', '_<wbr>')}</a></td>")
 
 
 def _figure_columns(runs: Sequence[Experiment]) -> list[Column]:
-    """The main metric on each test set, the best in bold."""
+    """A column per test set with the main metric, the best figure in bold."""
     figures = {figure.title: figure.metric for one in runs for figure in one.figures}
     return [_figure_column(title, judge, runs) for title, judge in figures.items()]
 
@@ -127,7 +129,7 @@ def _figure_column(title: str, judge: Metric, runs: Sequence[Experiment]) -> Col
 
 
 def _epoch_columns(runs: Sequence[Experiment]) -> list[Column]:
-    """The best epoch's figure, a column for each metric by which experiments choose it."""
+    """The figure of the best epoch. There is a column for each metric by which experiments choose their best epoch."""
     judges = {one.metric: one.find(one.metric) for one in runs if one.best is not None}
     return [Column(_headed(f"best {name}", judge), _epoch_cell(name, judge), numeric=True, down=judge.lower is False)
             for name, judge in judges.items()]
@@ -138,18 +140,18 @@ def _epoch_cell(name: str, judge: Metric) -> Callable[[Experiment], str]:
 
 
 def _size_columns() -> list[Column]:
-    """What an experiment costs: parameters and time."""
+    """Columns of what an experiment costs: parameters and training time."""
     return [Column("parameters", lambda one: _number(one.env.get("parameters"), "{:,.0f}".format), numeric=True),
             Column("training", lambda one: _number(one.seconds or None, duration), numeric=True)]
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What params_table.csv tells of each experiment, and which of its columns are settings."""
+    """What params_table.csv says."""
 
-    keys: list[str]
-    rows: dict[str, dict[str, str]]
-    status: bool
+    keys: list[str]  # its columns that are settings
+    rows: dict[str, dict[str, str]]  # its row for each experiment
+    status: bool  # it has a column status: there were sweeps
 
 
 def _settings(recipe: Path) -> _Settings:
@@ -160,7 +162,7 @@ def _settings(recipe: Path) -> _Settings:
 
 
 def _status_columns(settings: _Settings) -> list[Column]:
-    """How a sweep's trials ended, where there were sweeps."""
+    """A column of how a sweep's trials ended, if there were sweeps."""
     def shown(one: Experiment) -> str:
         status = settings.rows[one.name]["status"]
         return cell(status, kind="" if status in ("", "done") else "failed")
@@ -169,7 +171,7 @@ def _status_columns(settings: _Settings) -> list[Column]:
 
 
 def _setting_columns(settings: _Settings, runs: Sequence[Experiment]) -> list[Column]:
-    """The settings in which experiments differ. That a corpus is not known is no difference."""
+    """A column for each setting in which experiments differ. An unknown corpus is no difference."""
     def differs(key: str) -> bool:
         return len({row[key] for row in settings.rows.values() if row[key] or key != "corpus"}) > 1
 
@@ -177,7 +179,7 @@ def _setting_columns(settings: _Settings, runs: Sequence[Experiment]) -> list[Co
 
 
 def _setting_cell(key: str, settings: _Settings, best: Experiment) -> Callable[[Experiment], str]:
-    """The cell of a setting, marked where it is another than the best run's."""
+    """The cell of a setting, marked if it differs from the best run's."""
     def shown(one: Experiment) -> str:
         value = settings.rows[one.name][key]
         kind = "diff" if value != settings.rows[best.name][key] else ""
@@ -187,7 +189,7 @@ def _setting_cell(key: str, settings: _Settings, best: Experiment) -> Callable[[
 
 
 def _controls(runs: Sequence[Experiment]) -> str:
-    """Which curves are drawn, and from which experiment differences are marked."""
+    """The controls above the table: whose curves are drawn, and with which experiment the others are compared."""
     choices = "".join(f'<button type="button" data-select="{value}">{text}</button> '
                       for value, text in (("best", "best 5"), ("all", "all"), ("none", "none")))
     return (f'<div class="controls"><span>Curves of {choices}</span><label>Mark what differs from '
@@ -207,15 +209,15 @@ class Result:
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """The ends of its interval."""
+        """The two ends of its interval; None if it has none."""
         low, high = self.row.get("ci_low"), self.row.get("ci_high")
         return (low, high) if number(low) and number(high) else None
 
 
 def results_table(runs: Sequence[Experiment]) -> str:
-    """Every figure with its interval as a bar; the bars of one test set and metric share a scale.
+    """The table of all figures, each with its interval as a bar. The bars of a test set and metric share a scale.
 
-    Of several experiments, only what they are compared by is shown: their own methods' main metric.
+    For several experiments, only the main metric of their own methods is shown: they are compared by this.
     """
     found = _results(runs)
     scales = _scales(found)
@@ -227,7 +229,7 @@ def results_table(runs: Sequence[Experiment]) -> str:
 
 
 def _results(runs: Sequence[Experiment]) -> list[Result]:
-    """The rows, by test set and metric (the main one first), the best on top."""
+    """The rows, sorted by test set and metric (the main metric first); of these, the best is on top."""
     found = [Result(one, row, metric_of(row, one.measures)) for one in runs for row in one.results
              if len(runs) == 1 or (row["metric"] == one.main and one.owns(row["method"]))]
     own = [measure for one in runs for measure in one.measures]
@@ -237,12 +239,12 @@ def _results(runs: Sequence[Experiment]) -> list[Result]:
 
 
 def _shared(one: Result) -> tuple[str, str]:
-    """What the results of one scale have in common."""
+    """The test set and metric of a result: results that agree in both share a scale."""
     return (one.row["test_set"], one.row["metric"])
 
 
 def _scales(found: Sequence[Result]) -> dict[tuple[str, str], tuple[float, float]]:
-    """The ends of each scale: it holds zero, every value and every interval, and so negative dB too."""
+    """The two ends of each scale. It contains zero, all values (which may be negative, as dB) and all intervals."""
     scales: dict[tuple[str, str], tuple[float, float]] = {}
     for one in found:
         low, high = scales.get(_shared(one), (0.0, 0.0))
@@ -265,7 +267,7 @@ def _items(row: dict[str, Any]) -> str:
 
 
 def _bar(one: Result, low: float, high: float) -> str:
-    """A figure on its scale: a mark at the value, a bar over the interval, a line at zero where values are below."""
+    """A figure on its scale: a mark at the value, a bar over the interval; a line at zero if the scale goes below."""
     def place(value: float) -> float:
         return 100 * (value - low) / ((high - low) or 1.0)
 

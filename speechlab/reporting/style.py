@@ -19,7 +19,7 @@ def house_style() -> Iterator[Any]:
     """Yield pyplot in the house's style, for figures that are saved to files.
 
     Raises:
-        UserError: when matplotlib is not installed.
+        UserError: matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -28,7 +28,7 @@ def house_style() -> Iterator[Any]:
     matplotlib.use("Agg")
     from matplotlib import font_manager, pyplot
 
-    # Hanzi in an experiment's name need a font that has them; where the machine has none, boxes are no reason to fail.
+    # Hanzi in an experiment's name need a font that has them. If the machine has none, boxes are drawn instead.
     there = {font.name for font in font_manager.fontManager.ttflist}
     chinese = [name for name in _CHINESE_FONTS if name in there]
     style = {"font.family": ["DejaVu Sans", *chinese], "axes.grid": True, "grid.alpha": 0.3, "axes.titlesize": 11,

@@ -1,4 +1,4 @@
-"""results_table.md and results_table.png: every model x method of a recipe on one page, from exp/*/ alone."""
+"""results_table.md and results_table.png: all models and methods of a recipe on one page, read from exp/*/ alone."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from speechlab.reporting.table import experiments
 from speechlab.scoring import metric
 from speechlab.scoring.metric import Metric
 
-HEAD = ["model", "parameters (M)", "training (min)", "corpus", "test set", "method"]  # then a column for each metric
+HEAD = ["model", "parameters (M)", "training (min)", "corpus", "test set", "method"]  # a column per metric follows
 _RIGHT = [False, True, True, False, False, False]
-_MOST_ROWS = 40  # of a panel: more can't be told apart by looking
+_MOST_ROWS = 40  # rows of a panel; with more, one could not tell them apart
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95 % interval; ends are None where the list was too short for one."""
+    """A value with its 95 % interval."""
 
     metric: Metric
     value: float
-    low: float | None
+    low: float | None  # None, as high: the test list was too short for an interval
     high: float | None
 
     def __str__(self) -> str:
@@ -48,42 +48,38 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """One system on one test set: parameters in millions, training in minutes, its figures by their metrics' names.
+    """One system (a model with a method) on one test set."""
 
-    ``model`` is "" for what is no model's: a bound or a baseline, whose figures are the test set's.
-    """
-
-    model: str
-    parameters: float | None
-    minutes: float | None
+    model: str  # the experiment's name; "" for a bound or a baseline, which depends on the test set alone
+    parameters: float | None  # millions
+    minutes: float | None  # of training
     corpus: str
     test_set: str
     method: str
-    figures: dict[str, Figure]
-    n_failed: int
-    list_hash: str
+    figures: dict[str, Figure]  # by the metric's name
+    n_failed: int  # items without an answer, which are not in the figures
+    list_hash: str  # tells whether two systems were decoded on the same list
 
     @property
     def group(self) -> tuple[str, str]:
-        """The lines that are compared with each other share it."""
+        """Lines of the same group are compared with each other."""
         return (self.corpus, self.test_set)
 
 
 @dataclass(frozen=True)
 class Table:
-    """The lines in order, the metrics by their names (those that rank first stand first), the names of the experiments
-    that have no results yet."""
+    """What results_table.md shows."""
 
-    lines: list[Line] = field(default_factory=list)
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    without: list[str] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)  # in the order of the table
+    metrics: dict[str, Metric] = field(default_factory=dict)  # by name, the first in rank first
+    without: list[str] = field(default_factory=list)  # names of experiments that have no results yet
 
 
 def build(recipe: Path) -> Table:
     """Read the table from exp/*/.
 
-    Lines are sorted by corpus and test set, then by the metric that ranks first there, the best on top and those
-    without a figure last. A line that is no model's is there once a test list.
+    Lines are sorted by corpus and test set, then by the metric that ranks first there: the best on top, those without
+    a figure last. A bound or a baseline has one line per test list.
     """
     found = {exp.name: _lines(exp) for exp in experiments(recipe)}
     own = [measure for exp in experiments(recipe) for measure in metric.read(exp)]
@@ -101,7 +97,7 @@ def build(recipe: Path) -> Table:
 
 
 def _grouped(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
-    """Lines by corpus and test set, in their order."""
+    """The lines of each corpus and test set, in the same order."""
     groups: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         groups.setdefault(line.group, []).append(line)
@@ -109,13 +105,14 @@ def _grouped(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
 
 
 def _main(lines: Sequence[Line], metrics: dict[str, Metric]) -> str:
-    """The metric by which ``lines`` are compared: of those that they have, the one that ranks first."""
+    """The name of the metric by which ``lines`` are compared: of those that they have, the first in rank."""
     return next((name for name, found in metrics.items()
                  if found.merit and any(name in line.figures for line in lines)), "")
 
 
 def _once(lines: Sequence[Line]) -> list[Line]:
-    """``lines`` with those of no model once a test list, whichever experiments' folders they stand in."""
+    """``lines``, but a bound or a baseline only once per test list, even if it is in the folders of several
+    experiments."""
     kept = [line for line in lines if line.model]
     others: dict[tuple, Line] = {}
     for line in lines:
@@ -128,7 +125,8 @@ def _once(lines: Sequence[Line]) -> list[Line]:
 
 
 def markdown(recipe: Path, table: Table, picture: Path | None = None) -> str:
-    """The page: a Markdown table whose columns are straight as text too, and notes; no dates, so it can be compared."""
+    """The page: a Markdown table (its columns are aligned in the text, too) and notes. It has no dates, so that pages
+    can be compared."""
     rows = [[*HEAD, *(_head(name, table) for name in table.metrics)], *(_cells(line, table) for line in table.lines)]
     right = [*_RIGHT, *(True for _ in table.metrics)]
     cells = [max(3, *(_width(row[column]) for row in rows)) for column in range(len(right))]
@@ -146,13 +144,13 @@ def markdown(recipe: Path, table: Table, picture: Path | None = None) -> str:
 
 
 def draw(recipe: Path, table: Table) -> Path | None:
-    """Draw ``recipe/results_table.png``: a panel a test set, a dot with its interval a system, the best on top.
+    """Draw ``recipe/results_table.png``: one panel per test set, one dot with its interval per system, the best on top.
 
     Returns:
-        The picture's path; None when there is no figure to draw.
+        The picture's path; None if there is no figure to draw.
 
     Raises:
-        UserError: when matplotlib is not installed.
+        UserError: matplotlib is not installed.
     """
     groups = {group: (main, [line for line in lines if main in line.figures])
               for group, lines in _grouped(table.lines).items() if (main := _main(lines, table.metrics))}
@@ -177,10 +175,10 @@ def draw(recipe: Path, table: Table) -> Path | None:
 
 
 def write_summary(recipe: Path) -> str:
-    """Write ``recipe/results_table.md`` and, where there is a figure, results_table.png; return the table's text.
+    """Write ``recipe/results_table.md`` and, if there is a figure, results_table.png. Return the table's text.
 
     Raises:
-        UserError: when matplotlib is not installed; the text is written all the same.
+        UserError: matplotlib is not installed. The text is written even then.
     """
     table, picture = build(recipe), None
     try:
@@ -192,7 +190,7 @@ def write_summary(recipe: Path) -> str:
 
 
 def _lines(exp: Path) -> list[Line]:
-    """An experiment's systems, one a test set and method."""
+    """An experiment's systems: one line per test set and method."""
     env, own, methods = read_env(exp), metric.read(exp), own_methods(exp)
     seconds = training_seconds(env, read_metrics(exp / "metrics.jsonl")[1])
     parameters = env["parameters"] / 1e6 if number(env.get("parameters")) else None
@@ -209,7 +207,8 @@ def _lines(exp: Path) -> list[Line]:
         line = Line(exp.name, parameters, None if seconds is None else seconds / 60, corpus, test_set, method, figures,
                     int(failed) if number(failed) else 0, str(first.get("list_hash") or ""))
         if methods is not None and method not in methods:
-            figures = {name: figure for name, figure in figures.items() if figure.metric.merit}  # no speed either
+            # A bound or a baseline has no speed (nor another metric that is not of merit).
+            figures = {name: figure for name, figure in figures.items() if figure.metric.merit}
             line = replace(line, model="", parameters=None, minutes=None, figures=figures)
         lines.append(line)
     return lines
@@ -224,7 +223,7 @@ def _figure(row: dict[str, Any], own: Sequence[Metric]) -> Figure | None:
 
 
 def _warnings(lines: Sequence[Line]) -> list[str]:
-    """What makes figures of one test set incomparable, or incomplete."""
+    """Notes about figures of a test set that can't be compared, or are incomplete."""
     found = []
     for group, members in _grouped(lines).items():
         name = " ".join(part for part in group if part)
@@ -237,7 +236,7 @@ def _warnings(lines: Sequence[Line]) -> list[str]:
 
 
 def _with_ends(table: Table, name: str = "") -> bool:
-    """Whether any figure (of the metric ``name``) has an interval."""
+    """True if any figure (of the metric ``name``, if given) has an interval."""
     return any(figure.low is not None for line in table.lines for metric_name, figure in line.figures.items()
                if name in ("", metric_name))
 
@@ -268,7 +267,7 @@ def _row(row: Sequence[str], cells: Sequence[int], right: Sequence[bool]) -> str
 
 
 def _width(text: str) -> int:
-    """Cells of a terminal: hanzi take two."""
+    """The width of a text in cells of a terminal: a hanzi takes two."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
@@ -281,17 +280,19 @@ def _decimals(value: float | None, places: int) -> str:
 
 
 def _second(main: str, lines: Sequence[Line], table: Table) -> str:
-    """Another metric of the main one's unit and direction, which has room in the same panel; "" without one."""
+    """The name of another metric that can share the panel: it has the main metric's unit and direction. "" if there is
+    none."""
     wanted = table.metrics[main]
     if not unit(wanted) or wanted.lower is None:
-        return ""  # plain numbers need not be alike
+        return ""  # plain numbers may mean different things
     return next((name for name, found in table.metrics.items()
                  if name != main and found.merit and (found.unit, found.lower) == (wanted.unit, wanted.lower)
                  and any(name in line.figures for line in lines)), "")
 
 
 def _ends(lines: Sequence[Line], *names: str) -> tuple[float, float]:
-    """One scale for the panels of a corpus: from zero (or below it, where figures are) with room for the numbers."""
+    """One scale for all panels of a corpus. It begins at zero, or at the lowest figure if that is below, and leaves
+    room for the numbers."""
     found = [line.figures[name] for line in lines for name in names if name in line.figures]
     values = [0.0, *(end for f in found for end in (f.value, f.low, f.high) if end is not None)]
     room = 0.08 * (max(values) - min(values)) or 1.0
@@ -299,7 +300,8 @@ def _ends(lines: Sequence[Line], *names: str) -> tuple[float, float]:
 
 
 def _panel(panel: Any, name: str, main: str, second: str, lines: list[Line]) -> None:
-    """One test set: the main metric as full dots, another as empty ones, the best system on top."""
+    """Draw the panel of a test set: the main metric as full dots, the second one as empty dots, the best system on
+    top."""
     shown = lines[:_MOST_ROWS]
     for y, line in enumerate(shown):
         figure, colour = line.figures[main], BLUE if line.model else GREY
@@ -319,7 +321,7 @@ def _panel(panel: Any, name: str, main: str, second: str, lines: list[Line]) -> 
 
 
 def _dot(panel: Any, figure: Figure, y: float, colour: str, filled: bool) -> float:
-    """A dot and its interval; where it ends, on the right."""
+    """Draw a dot and its interval. Returns where they end on the right."""
     if figure.low is not None:
         panel.plot([figure.low, figure.high], [y, y], color=colour, lw=2 if filled else 1,
                    alpha=0.9 if filled else 0.6, solid_capstyle="butt")

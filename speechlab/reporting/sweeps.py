@@ -1,4 +1,4 @@
-"""sweep_<name>.csv and sweep_<name>.png: a sweep's trials side by side, from the files that each left."""
+"""sweep_<name>.csv and sweep_<name>.png: compare a sweep's trials, by the files that each trial left."""
 
 from __future__ import annotations
 
@@ -18,54 +18,50 @@ from speechlab.scoring import metric as measures
 from speechlab.scoring.metric import Metric
 
 DONE, FAILED, INTERRUPTED, TO_DO = "done", "failed", "interrupted", "to do"
-SEED = "train.seed"  # trials that differ by it alone are repetitions of one
+SEED = "train.seed"  # trials that differ in nothing else are repetitions of one trial
 _MOST_BARS, _MOST_COLOURS = 40, 10
 
 
 @dataclass
 class Trial:
-    """One experiment of a sweep: what it sets, where it lies, how it ended."""
+    """One experiment of a sweep."""
 
     name: str
-    sets: dict[str, Any]
-    config: str = ""
-    pairs: list[str] = field(default_factory=list)
+    sets: dict[str, Any]  # the settings that make it differ from the others, by dotted key
+    config: str = ""  # the path of its config; "": the recipe's own
+    pairs: list[str] = field(default_factory=list)  # all its settings as KEY=VALUE for --set
     exp: Path = Path()
     status: str = TO_DO
-    reason: str = ""
-    seconds: float = 0.0
+    reason: str = ""  # why it failed
+    seconds: float = 0.0  # that it took, with data, decoding and scoring
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A trial's course: the metric over epochs, its best value and that value's epoch.
+    """How a trial went: a metric over its epochs."""
 
-    ``metric`` is the key of the epoch lines, ``kind`` what it measures. Where nobody has said whether lower is better,
-    no value is the best one.
-    """
-
-    metric: str
-    kind: Metric
+    metric: str  # the key of the epoch lines
+    kind: Metric  # what it measures
     epochs: list[float]
-    values: list[float]
-    best: float | None
-    epoch: int | None
+    values: list[float]  # one per epoch
+    best: float | None  # None: there are no values, or nobody has said whether lower is better
+    epoch: int | None  # of the best value
 
     @property
     def shown(self) -> float | None:
-        """What trials are drawn by: the best value, and where there is no such thing, the last one."""
+        """The value that is drawn and compared: the best one, or the last one if there is no best."""
         return self.best if self.best is not None else self.values[-1] if self.values else None
 
 
 def note(trial: Trial, sweep: str) -> None:
-    """Leave in the trial's folder how it ended (sweep.json): a trial that failed at once has nothing else."""
+    """Write how the trial ended into its folder (sweep.json). A trial that failed at once leaves nothing else."""
     write_json(trial.exp / "sweep.json", {
         "sweep": sweep, "trial": trial.name, "sets": trial.sets, "status": trial.status, "reason": trial.reason,
         "seconds": round(trial.seconds, 1)})
 
 
 def recall(trial: Trial) -> None:
-    """Fill in what :func:`note` left in an earlier run."""
+    """Fill in what :func:`note` wrote in an earlier run."""
     known = read_json(trial.exp / "sweep.json")
     if isinstance(known, dict):
         trial.status, trial.reason = str(known.get("status", TO_DO)), str(known.get("reason", ""))
@@ -73,7 +69,7 @@ def recall(trial: Trial) -> None:
 
 
 def measure(trial: Trial, metric: str = "") -> Measured:
-    """Read a trial's metrics.jsonl. ``metric``: a key of its epoch lines; "" is what the task judges by."""
+    """Read a trial's metrics.jsonl. ``metric``: a key of its epoch lines; "": the one that the task judges by."""
     epochs = read_metrics(trial.exp / "metrics.jsonl")[1]
     metric = metric or judged_by(trial.exp, epochs)
     kind = measures.find(metric, measures.read(trial.exp))
@@ -86,19 +82,19 @@ def measure(trial: Trial, metric: str = "") -> Measured:
 
 
 def _judge(found: Iterable[Measured], metric: str = "") -> tuple[str, Metric]:
-    """What trials are compared by: the key and the metric of the first one that has figures."""
+    """The key and the metric by which trials are compared: those of the first trial that has figures."""
     return next(((one.metric, one.kind) for one in found if one.values), (metric, measures.find(metric)))
 
 
 def clock(seconds: float) -> str:
-    """h:mm:ss."""
+    """``seconds`` as h:mm:ss."""
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
 def rows(trials: Sequence[Trial], metric: str = "") -> tuple[list[str], list[dict[str, str]]]:
-    """The table's columns and rows: trial, status, what it sets, the metric's best value, the figures of results.json.
+    """The table's columns and rows: trial, status, its settings, the metric's best value, the figures of results.json.
 
-    ``seconds`` is all that the trial took, with its data, decoding and scoring.
+    ``seconds`` is the time of the whole trial, with its data, decoding and scoring.
     """
     keys = list(dict.fromkeys(key for trial in trials for key in trial.sets))
     found = [measure(trial, metric) for trial in trials]
@@ -131,7 +127,7 @@ def write_csv(recipe: Path, name: str, trials: Sequence[Trial], metric: str = ""
 
 
 def write(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: str = "") -> str:
-    """Write the table and the picture; return a table for the terminal, the best trial first."""
+    """Write the table and the picture. Return a table for the terminal, with the best trial first."""
     write_csv(recipe, name, trials, metric)
     draw(recipe, name, about, trials, metric)
     columns, made = rows(trials, metric)
@@ -150,7 +146,8 @@ def write(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: 
 
 
 def _groups(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
-    """Trials by what they set but the seed, in their order; the label is the first one's name without it."""
+    """Groups of trials that differ only in their seed, in the order of trials. A group's label is the name of its first
+    trial, without the seed."""
     found: dict[str, list[Trial]] = {}
     for trial in trials:
         key = json.dumps({key: value for key, value in trial.sets.items() if key != SEED} if SEED in trial.sets
@@ -172,8 +169,8 @@ def _groups_values(trials: Sequence[Trial], metric: str) -> dict[str, list[float
 def draw(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: str = "") -> Path | None:
     """Draw ``recipe/sweep_<name>.png``: the metric over epochs, and its best values as bars in the sweep's order.
 
-    Repetitions with other seeds are one colour: thin curves with their mean, dots with a bar at their mean. Of many
-    trials the best ones have colours and the rest are grey.
+    Repetitions with other seeds have the same colour: thin curves and a thick one for their mean; dots and a bar for
+    their mean. If there are many trials, only the best ones have colours, and the rest are grey.
     """
     groups = {label: [measure(trial, metric) for trial in members] for label, members in _groups(trials).items()}
     failed = {label: next((t.reason for t in members if t.status == FAILED), "")
@@ -193,7 +190,7 @@ def draw(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: s
         height = max(4.0, 0.32 * len(bars) + 1.6)
         figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, height), layout="constrained", width_ratios=(3, 2))
         try:
-            for label in ranked[::-1]:  # the best ones over the others
+            for label in ranked[::-1]:  # the best ones last, on top of the others
                 _curve(left, label, groups[label], colours.get(label))
             _finish_curves(left, f"{name_of}, {axis(kind)}".strip(", "), kind.lower is not False,
                            [value for found in groups.values() for one in found for value in one.values])
@@ -204,7 +201,7 @@ def draw(recipe: Path, name: str, about: str, trials: Sequence[Trial], metric: s
             right.set_ylim(max(len(bars), 6) - 0.4, -0.6)
             right.grid(axis="y", visible=False)
             ends = [0.0, *(one.shown for found in groups.values() for one in found if one.shown is not None)]
-            room = 0.2 * (max(ends) - min(ends)) or 1.0  # for numbers
+            room = 0.2 * (max(ends) - min(ends)) or 1.0  # for the numbers at the bars
             right.set_xlim(min(ends) - (room if min(ends) < 0 else 0), max(ends) + room)
             right.set_xlabel(unit(kind))
             right.set_title(f"{name_of} of the best epoch ({kind.arrow})" if best else f"{name_of} of the last epoch",
@@ -234,7 +231,7 @@ def _finish_curves(panel: Any, metric: str, falls: bool, values: Sequence[float]
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     if falls and wide(values):
-        panel.set_yscale("log")  # else one that diverged would press the others flat
+        panel.set_yscale("log")  # on a linear axis, a trial that diverged would make the others look flat
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))

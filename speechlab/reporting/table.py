@@ -1,4 +1,4 @@
-"""params_table.csv: a row an experiment, rebuilt from exp/*/ and written whole, never out of step with them."""
+"""params_table.csv: one row per experiment. It is always made anew from all of exp/*/, so it agrees with them."""
 
 from __future__ import annotations
 
@@ -21,27 +21,33 @@ from speechlab.reporting.metrics import (
     training_seconds,
 )
 
-# The columns that every recipe's table starts with; the figures of results.json stand after last_loss.
+# The first columns of every recipe's table. The figures of results.json come after last_loss.
 CORE = ["experiment", "model", "optimiser", "learning_rate", "batch", "epochs", "first_loss", "last_loss"]
-RUN = ["grad_norm", "parameters", "wall_time", "device", "gpus", "torch", "engine"]
+RUN = ["grad_norm", "parameters", "wall_time", "memory_gb", "device", "gpus", "torch", "engine"]
 MARKS = ("config.yaml", "env.json", "metrics.jsonl", "results.json", "sweep.json")
-# Config keys that have a core column already.
+# Config keys that need no column of their own: a core column shows them.
 _SHOWN = {"model.class", "optim.name", "optim.lr", "data.max_duration"}
 _GRAD_NORM_STEPS = 100
 
 
 def experiments(recipe: Path) -> list[Path]:
-    """The experiments' folders of a recipe: those of exp/*/ that hold anything a run leaves."""
+    """The experiments of a recipe: the folders exp/*/ that hold a file which a run leaves."""
     return sorted(path for path in (recipe / "exp").glob("*") if any((path / mark).is_file() for mark in MARKS))
 
 
 def build(recipe: Path) -> tuple[list[str], list[dict[str, str]]]:
     """The table's columns and rows.
 
-    ``epochs`` is how many were trained; ``first_loss`` the first step's that was logged; ``last_loss`` the last epoch's
-    mean; ``grad_norm`` the median over the last logged steps; ``wall_time`` h:mm:ss of training; ``gpus`` how many
-    PyTorch saw there (0: none could be used), ``torch`` its version, ``engine`` the container engine or ``none``. An
-    experiment that is broken or half-way has a row with what there is.
+    An experiment that is broken or half-way has a row with what there is. Columns that don't explain themselves:
+
+    * ``batch``: seconds of audio, or images.
+    * ``epochs``: how many were trained.
+    * ``first_loss``: of the first step that was logged. ``last_loss``: the mean of the last epoch.
+    * ``grad_norm``: the median over the last steps that were logged.
+    * ``wall_time``: of training, h:mm:ss.
+    * ``memory_gb``: peak memory in GB, summed over the processes of the training.
+    * ``gpus``: how many PyTorch saw on the machine (0: it could use none). ``torch``: its version.
+    * ``engine``: the container engine, or ``none``.
     """
     folders = experiments(recipe)
     configs = {path: _flat(read_yaml(path / "config.yaml")) for path in folders}
@@ -56,7 +62,7 @@ def build(recipe: Path) -> tuple[list[str], list[dict[str, str]]]:
     different = [key for key in keys if len({_text(config.get(key)) for config in known}) > 1]
     for path, row in zip(folders, rows):
         row.update({key: _text(configs[path].get(key)) for key in different})
-    status = ["status"] if any("status" in row for row in rows) else []  # where there were sweeps
+    status = ["status"] if any("status" in row for row in rows) else []  # only if there were sweeps
     columns = [*CORE, *sorted(figures), *RUN, *status, *different]
     return columns, [{column: row.get(column, "") for column in columns} for row in rows]
 
@@ -91,6 +97,7 @@ def _row(path: Path, config: dict[str, Any]) -> tuple[dict[str, str], dict[str, 
         "grad_norm": _short(statistics.median(norms) if norms else None),
         "parameters": _text(env.get("parameters")),
         "wall_time": f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}" if seconds else "",
+        "memory_gb": _short(env.get("memory_sum_gb")),
         "device": _text(env.get("device")),
         "gpus": _text(env.get("gpus")),
         "torch": _text(versions.get("torch") if isinstance(versions := env.get("versions"), dict) else None),
@@ -105,9 +112,9 @@ def _row(path: Path, config: dict[str, Any]) -> tuple[dict[str, str], dict[str, 
 
 
 def sweep_status(exp: Path) -> str:
-    """How a sweep's trial ended, with the reason (``failed: ...``); "" for what is no sweep's.
+    """How a sweep's trial ended, with the reason (``failed: ...``); "" for an experiment that belongs to no sweep.
 
-    Where its results are newer than that, somebody has run it again by hand: it is done.
+    If its results are newer than that note, a person has run it again by hand: it is done.
     """
     known = read_json(exp / "sweep.json")
     if not isinstance(known, dict):
@@ -121,7 +128,7 @@ def sweep_status(exp: Path) -> str:
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
+    """A nested mapping as a flat one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, dict) and inner:
@@ -132,7 +139,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """A cell: nothing for None, strings and numbers as they are, the rest as JSON."""
+    """A cell's text: "" for None, strings and numbers as they are, other values as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

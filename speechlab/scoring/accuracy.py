@@ -58,10 +58,19 @@ def read_predictions(path: Path) -> list[Prediction]:
     return sorted(found.values(), key=lambda one: one.index)
 
 
+def exact(count: int, n: int) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % interval of a share of which ``count`` in ``n`` were seen, 0 or all of them (Clopper and Pearson 1934):
+    a bootstrap of items that are all alike would claim certainty."""
+    if n < 2:
+        return None, None
+    gap = 1 - 0.025 ** (1 / n)
+    return (0.0, gap) if count == 0 else (1 - gap, 1.0)
+
+
 def rows(test_set: str, method: str, predictions: Sequence[Prediction]) -> list[Row]:
     """Accuracy and error in percent, each with its bootstrap interval over the images."""
     wrong = np.array([one.ref != one.hyp for one in predictions], dtype=float)
-    low, high = interval(wrong)
+    low, high = interval(wrong) if 0 < wrong.sum() < len(wrong) else exact(int(wrong.sum()), len(wrong))
     digest = list_hash((one.id, one.ref) for one in predictions)
 
     def row(metric: str, value: float, ends: tuple[float | None, float | None]) -> Row:

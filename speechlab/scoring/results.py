@@ -47,11 +47,12 @@ def list_hash(items: Iterable[tuple[str, str]]) -> str:
 
 def mean_row(test_set: str, method: str, metric: Metric, values: Sequence[float], n_failed: int, digest: str,
              protocol: str = "mean over items") -> Row:
-    """The mean of a figure that each item has, with its bootstrap interval over the items."""
+    """The mean of a figure that each item has, with its bootstrap interval over the items; without
+    items there is no figure (None)."""
     low, high = interval(values)
-    mean = sum(values) / len(values)
+    mean = round(sum(values) / len(values), 4) if values else None
     ends = (None if end is None else round(end, 4) for end in (low, high))
-    return Row(test_set, method, metric.name, round(mean, 4), *ends, metric.unit, protocol, len(values), n_failed,
+    return Row(test_set, method, metric.name, mean, *ends, metric.unit, protocol, len(values), n_failed,
                digest)
 
 

@@ -28,7 +28,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str], command: str) ->
         parser.error("which experiment?")
     task = _task(exp, checkpoint)
     _describe(parser, task, command)
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_intermixed_args(argv)  # options may stand among the files
     if rest:
         raise UserError(f"{parser.prog} does not take {' '.join(rest)}: the task of {exp} is {task.name}, and --help "
                         "with an experiment shows what it takes", 2)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -26,9 +27,11 @@ from speechlab.scoring.compare import Comparison, compare_values
 from speechlab.scoring.metric import Metric
 from speechlab.scoring.results import Row, mean_row
 from speechlab.scoring.views import Mistakes
+from speechlab.tasks.recordings import Recordings
 from speechlab.training.interface import Trainable
 
 WORST = 30  # items that the report shows of a test set
+HEARD = 8  # of these, the worst ones can be heard
 
 
 @dataclasses.dataclass
@@ -145,25 +148,40 @@ class Task:
             records = answers.read(folder)
             judged = [(record, self.judge(record)) for record in records if not record.get("error")]
             digest = answers.list_hash_of(records)
+            strange = {name for _, figures in judged for name in figures} - {metric.name for metric in self.metrics}
+            if strange:
+                raise UserError(f"judge() of the task {self.name} gives {', '.join(sorted(strange))}, which is none "
+                                f"of its metrics ({', '.join(metric.name for metric in self.metrics) or 'none'}): name "
+                                "the same in both")
             for metric in self.metrics:
                 values = [figures[metric.name] for _, figures in judged if metric.name in figures]
-                if values:
-                    found.rows.append(mean_row(test_set, method, metric, values, len(records) - len(judged), digest))
-            self.show(found.mistakes, test_set, method, judged)
+                broken = sum(not math.isfinite(value) for value in values)
+                values = [value for value in values if math.isfinite(value)]
+                failed = len(records) - len(judged) + broken
+                found.rows.append(mean_row(test_set, method, metric, values, failed, digest))
+                if broken:
+                    found.notes.append(f"warning: {test_set} {method}: {metric.name} of {broken} items is no number: "
+                                       "they are counted as failed")
+            self.show(found.mistakes, test_set, method, judged, exp)
         return found
 
     def show(self, mistakes: Mistakes, test_set: str, method: str,
-             judged: Sequence[tuple[dict[str, Any], dict[str, float]]]) -> None:
-        """Put the worst answers, by the first metric, into the report (views: speechlab/scoring/views.py)."""
+             judged: Sequence[tuple[dict[str, Any], dict[str, float]]], exp: Path) -> None:
+        """Put the worst answers, by the first metric, into the report (views: speechlab/scoring/views.py); those whose
+        recording is found can be heard."""
         first = next((metric for metric in self.metrics if any(metric.name in figures for _, figures in judged)), None)
         if first is None:
             return
-        there = [(record, figures) for record, figures in judged if first.name in figures]
+        there = [(record, figures) for record, figures in judged if math.isfinite(figures.get(first.name, math.nan))]
         there.sort(key=lambda pair: (-first.rank(pair[1][first.name]), str(pair[0]["id"])))
-        mistakes.add(test_set, method, "audio", items=[
-            {"title": str(record["id"]), "text": f"{record['ref']} \N{RIGHTWARDS ARROW} {record['hyp']}",
-             "figures": {name: round(float(value), 6) for name, value in figures.items()}, "tracks": []}
-            for record, figures in there[:WORST]])
+        recordings, items = Recordings(exp), []
+        for place, (record, figures) in enumerate(there[:WORST]):
+            name, tracks = str(record["id"]), []
+            if place < HEARD and (sound := recordings.read(test_set, name)) is not None:
+                tracks.append({"name": "recording", **mistakes.sound(f"{test_set}/{name}", *sound)})
+            items.append({"title": name, "text": f"{record['ref']} \N{RIGHTWARDS ARROW} {record['hyp']}", "figures":
+                          {name: round(float(value), 6) for name, value in figures.items()}, "tracks": tracks})
+        mistakes.add(test_set, method, "audio", items=items)
 
     def compare(self, a: Path, b: Path, args: argparse.Namespace) -> tuple[list[Comparison], list[str]]:
         """Is B better than A, or is it noise? By the paired bootstrap over items, for each common method and test set.

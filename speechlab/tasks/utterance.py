@@ -96,6 +96,22 @@ def build(task: UtteranceTask, config: Any) -> nn.Module:
         raise UserError(f"model: {error}", 2) from None
 
 
+def per_utterance(task: UtteranceTask, y: Tensor, targets: list[Any]) -> Tensor:
+    """The task's loss of each utterance, (B,).
+
+    Raises:
+        UserError: the network's output or the loss has another shape.
+    """
+    if y.shape != (len(targets), task.outputs):
+        raise UserError(f"the network gives {tuple(y.shape)} for {len(targets)} utterances: it must be "
+                        f"({len(targets)}, {task.outputs}), since the task's outputs = {task.outputs}")
+    losses = task.loss(y, targets)
+    if losses.shape != (len(targets),):
+        raise UserError(f"loss() must give one number per utterance, ({len(targets)},), not {tuple(losses.shape)}: "
+                        "reduction='none' in PyTorch's losses")
+    return losses
+
+
 class UtteranceDataset:
     """A batch of cuts to ``{"x": (B, T, bins), "x_lens": (B,), "targets": list, "ids": list}``."""
 
@@ -112,7 +128,11 @@ class UtteranceDataset:
 
     def _target(self, cut: Any) -> Any:
         if cut.id not in self.targets:  # computing one may take long: a pitch, say
-            self.targets[cut.id] = self.target(cut)
+            value = self.target(cut)
+            if not isinstance(value, (str, int, float, list)):
+                raise UserError(f"target() must give a number, a string or a list, not {type(value).__name__} (of a "
+                                "tensor .item() or .tolist())")
+            self.targets[cut.id] = value
         return self.targets[cut.id]
 
 
@@ -139,7 +159,7 @@ class UtteranceTraining:
         return {"model": list(self.model.parameters())}
 
     def loss(self, batch: dict[str, Any], which: str) -> Loss:
-        losses = self.task.loss(self.model(batch["x"], batch["x_lens"]).float(), batch["targets"])
+        losses = per_utterance(self.task, self.model(batch["x"], batch["x_lens"]).float(), batch["targets"])
         return Loss(losses.sum(), torch.tensor(float(len(losses)), device=losses.device))
 
     def evaluate(self, model: nn.Module) -> Evaluation:
@@ -149,7 +169,7 @@ class UtteranceTraining:
         for batch in self.valid.batches():
             batch = to_device(batch, self.device)
             y = model(batch["x"], batch["x_lens"]).float()
-            losses += self.task.loss(y, batch["targets"]).tolist()
+            losses += per_utterance(self.task, y, batch["targets"]).tolist()
             for name, ref, row in zip(batch["ids"], batch["targets"], y.cpu()):
                 hyp = self.task.answer(row)
                 for metric, value in self.task.judge({"id": name, "ref": ref, "hyp": hyp}).items():

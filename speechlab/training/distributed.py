@@ -39,6 +39,13 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def gather(self, value: float) -> list[float]:
+        """``value`` of each process, by rank; every process must call it at the same step."""
+        row = torch.zeros(self.size, dtype=torch.float64 if self.device.type != "mps" else torch.float32,
+                          device=self.device)
+        row[self.rank] = value
+        return self.sum(row).tolist()
+
     def any(self, flag: bool) -> bool:
         """True in every process if ``flag`` is true in one of them: all must stop at the same step."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)))

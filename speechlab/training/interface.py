@@ -38,6 +38,8 @@ class Evaluation:
     extra: dict[str, float] = dataclasses.field(default_factory=dict)
     # Pictures by name, uint8 (H, W) or (H, W, 3); they become <name>/epoch-NN.png in the experiment.
     images: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    captions: dict[str, str] = dataclasses.field(default_factory=dict)  # by picture: how to read it, for the report
+    # A few words where the training stands somewhere worth a name ("all blank"); curves.png shades it.
     phase: str = ""
 
 

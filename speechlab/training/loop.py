@@ -21,7 +21,7 @@ from speechlab.files import write_json, write_text
 from speechlab.progress import wants_bar
 from speechlab.ranges import SEEDS, within
 from speechlab.training import checkpoint
-from speechlab.training.device import amp_dtype, shape_of, to_device
+from speechlab.training.device import amp_dtype, give_back, shape_of, to_device
 from speechlab.training.distributed import Losses, World
 from speechlab.training.interface import Loader, Trainable, record_key
 from speechlab.training.optim import OptimConfig, build_optimizer, learning_rate
@@ -93,6 +93,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.sums, self.whole = no_sums(), no_sums()  # since the last log line, and since the epoch's beginning
         self.signal = 0
+        self.memory = [0.0]  # GB, the peak of each process so far
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -146,9 +147,12 @@ class Trainer:
             if bar is not None:
                 bar.set_postfix(loss=shown(step.loss, 3), lr=f"{lr:.1e}", refresh=False)
                 bar.update()
-            if tracker and (self.step % self.config.log_steps == 0 or self.step == 1):
-                self._log_step(tracker, step.norm, lr, seen / (now - logged), self.seconds + now - started,
-                               f"{self.batch}/{size}", logging.DEBUG if bar is not None else logging.INFO)
+            if self.step % self.config.log_steps == 0 or self.step == 1:
+                self.memory = self.world.gather(memory_gb(self.world.device))
+                give_back()
+                if tracker:
+                    self._log_step(tracker, step.norm, lr, seen / (now - logged), self.seconds + now - started,
+                                   f"{self.batch}/{size}", logging.DEBUG if bar is not None else logging.INFO)
                 seen, logged = 0, now
             if self.world.any(self.signal != 0):
                 self.signal = self.signal or signal.SIGTERM
@@ -169,11 +173,12 @@ class Trainer:
         """A line in metrics.jsonl and train.log about the steps since the last one; ``speed`` is this process's."""
         record = {"epoch": self.epoch + 1, "loss": mean_loss(self.sums), "lr": lr, "grad_norm": norm,
                   "items_per_s": speed * self.world.size, "seconds": seconds,
-                  "memory_gb": memory_gb(self.world.device),
+                  "memory_gb": max(self.memory), "memory_sum_gb": sum(self.memory),
                   **getattr(self.task, "watch", dict)()}  # while the step's gradients are there
         tracker.write("step", self.step, record)
-        log.log(level, "epoch %d step %d (%s): loss %s, lr %.2e, grad norm %.2f, %.0f items/s, %.1f GB", self.epoch + 1,
-                self.step, place, shown(record["loss"], 4), lr, norm, record["items_per_s"], record["memory_gb"])
+        log.log(level, "epoch %d step %d (%s): loss %s, lr %.2e, grad norm %.2f, %.0f items/s, %.1f GB%s",
+                self.epoch + 1, self.step, place, shown(record["loss"], 4), lr, norm, record["items_per_s"],
+                record["memory_sum_gb"], f" in {self.world.size} processes" if self.world.size > 1 else "")
         self.sums = no_sums()
 
     # -- one step ----------------------------------------------------------------------------------------------------
@@ -274,7 +279,7 @@ class Trainer:
                  shown(self.train_loss, 4), figures or "left out", self.seconds)
         if tracker:
             tracker.write("epoch", self.step, record)
-            tracker.look_inside(self.epoch, self.step, self.model, found.images)
+            tracker.look_inside(self.epoch, self.step, self.model, found.images, found.captions)
         self._write_samples()
         best = self._best()
         if self.epoch in best:
@@ -324,7 +329,8 @@ class Trainer:
             env = self.exp / "env.json"
             judged = next((name for h in self.history if (name := record_key(self.task.metric, h))), "")
             write_json(env, {**self.meta["env"], "metric": judged or f"valid_{self.task.metric.name.lower()}",
-                             "wall_seconds": round(self.seconds, 1), "epochs": self.epoch, "steps": self.step})
+                             "wall_seconds": round(self.seconds, 1), "epochs": self.epoch, "steps": self.step,
+                             "memory_gb": round(max(self.memory), 2), "memory_sum_gb": round(sum(self.memory), 2)})
 
     def _restore(self) -> dict[str, Any] | None:
         """Go on from the newest good checkpoint; returns it, or None at the first start."""

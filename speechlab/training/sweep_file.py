@@ -1,4 +1,4 @@
-"""A sweep's file (its form: speechlab/sweep.py): what it says is read, checked and laid out as trials."""
+"""Reads a sweep's file (speechlab/sweep.py tells its form), checks it, and makes the trials that it describes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ KEYS = ("about", "config", "base", "metric", "grid", "experiments", "optuna")
 
 @dataclasses.dataclass
 class Sweep:
-    """A sweep's file, read and checked. ``trials`` is empty where Optuna chooses them."""
+    """What a sweep's file says, checked."""
 
-    name: str
-    about: str
-    config: str
-    base: dict[str, Any]
-    metric: str
-    trials: list[Trial]
+    name: str  # the file's name without its suffix
+    about: str  # a line for the picture
+    config: str  # a path relative to the recipe; "": --config, or the recipe's own
+    base: dict[str, Any]  # settings of all trials, by dotted key
+    metric: str  # the key of the epoch lines that trials are compared by; "": what the task judges by
+    trials: list[Trial]  # empty if Optuna chooses them
     optuna: Search | None
 
 
@@ -37,7 +37,7 @@ def read(path: Path) -> Sweep:
     """Read a sweep's file.
 
     Raises:
-        UserError: (status 2) for what is not YAML, an unknown key, an empty list, two trials of one name.
+        UserError: (status 2) the file is not YAML, or has an unknown key, an empty list, or two trials of one name.
     """
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"))
@@ -85,10 +85,10 @@ def _experiments(experiments: dict[str, Any], path: Path) -> Iterator[Trial]:
 
 
 def _word(key: str, value: Any) -> str:
-    """How a grid's value looks in a trial's name: ``sgd``, ``lr0.1``, ``bias-false``, ``MLP``."""
+    """A grid's value as a part of a trial's name: ``sgd``, ``lr0.1``, ``bias-false``, ``MLP``."""
     if isinstance(value, bool) or value is None:
         return f"{key}-{json.dumps(value)}"
-    if isinstance(value, str) and not re.fullmatch(r"[\d.eE+-]+", value):  # YAML 1.1 reads 1e-3 as text
+    if isinstance(value, str) and not re.fullmatch(r"[\d.eE+-]+", value):  # a number may be text: YAML 1.1 and 1e-3
         return Path(value).stem if value.endswith(".yaml") else value.rpartition(":")[2]
     if isinstance(value, dict):
         return _word(key, str(value["class"])) if "class" in value else "-".join(_word(*item) for item in value.items())
@@ -96,5 +96,5 @@ def _word(key: str, value: Any) -> str:
 
 
 def slug(name: str) -> str:
-    """``name`` as a part of a folder's name."""
+    """``name`` in letters that a folder's name may have."""
     return re.sub(r"[^\w.+-]+", "-", name)

@@ -1,4 +1,4 @@
-"""What a run leaves while it runs: train.log, metrics.jsonl, pictures, TensorBoard, wandb where asked for, env.json."""
+"""Writes what a run leaves: train.log, metrics.jsonl, pictures, env.json; TensorBoard and wandb if asked for."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ import yaml
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
-from speechlab.files import atomic
+from speechlab.files import atomic, write_text
 
 log = logging.getLogger("speechlab")
 PACKAGES = ("torchaudio", "lhotse", "jiwer", "numpy", "sentencepiece", "soundfile")
 
 
 def environment(device: torch.device, **more: Any) -> dict[str, Any]:
-    """What somebody needs to know to repeat a run: versions, commit, host, device, container, command line."""
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build: +cpu, +cu130
+    """What a person needs to repeat a run: versions, commit, host, device, container, command line."""
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with the build: +cpu, +cu130
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
@@ -42,7 +42,7 @@ def environment(device: torch.device, **more: Any) -> dict[str, Any]:
     return {
         "versions": versions, "git": _git(), "host": platform.node(), "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_cpu()}",
-        "gpus": torch.cuda.device_count() if torch.cuda.is_available() else 0,  # here, not those in use
+        "gpus": torch.cuda.device_count() if torch.cuda.is_available() else 0,  # of the machine; not all may be in use
         "cpus": os.cpu_count(), "threads": torch.get_num_threads(),
         "engine": engine, "container": image, "image_id": os.environ.get("SPEECHLAB_IMAGE_ID", ""),
         **({"slurm": {"job": os.environ["SLURM_JOB_ID"], "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
@@ -53,10 +53,10 @@ def environment(device: torch.device, **more: Any) -> dict[str, Any]:
 
 
 def container() -> tuple[str, str]:
-    """The engine that we run in (``none`` on a plain host) and its image, as far as it is known.
+    """The container engine that we run in (``none`` on a plain host), and its image if that is known.
 
-    cmd.sh says both. Where somebody runs the recipe inside a container by hand, the engine's own marks tell; a docker
-    container that is not of our image is a machine that somebody lives in (a development container, CI), and none.
+    cmd.sh tells both. If a person has started the recipe inside a container by hand, the marks of the engine tell. A
+    docker container of another image than ours counts as ``none``: it is used like a machine (development, CI).
     """
     name, _, image = os.environ.get("SPEECHLAB_CONTAINER", "").partition(":")
     if name in ("apptainer", "singularity", "podman", "docker"):
@@ -91,7 +91,7 @@ def _cpu() -> str:
 
 
 def memory_gb(device: torch.device) -> float:
-    """The peak so far: of the GPU's allocator, or of the process on a CPU."""
+    """The peak of this process so far, in GB: of the GPU's allocator, or of the process's memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -99,21 +99,22 @@ def memory_gb(device: torch.device) -> float:
 
 
 class Tracker:
-    """Writes a run's metrics; only the first process makes one.
+    """Writes a run's metrics. Only the first process of a training has one.
 
     Args:
         exp: the experiment's folder.
-        step: the step that the run goes on from: later lines of an interrupted run are dropped, not written twice.
+        step: the step from which the run goes on. Lines of later steps, left by an interrupted run, are removed: these
+            steps will be done again.
         tensorboard: write event files too.
-        histograms: every so many epochs, histograms of weights and gradients on TensorBoard (0: never).
-        wandb: log to Weights & Biases as well: online where the user is logged in, else into ``exp/wandb``.
+        histograms: write histograms of weights and gradients to TensorBoard every so many epochs (0: never).
+        wandb: log to Weights & Biases too: online if the user is logged in, else into ``exp/wandb``.
     Raises:
-        UserError: for ``wandb`` without its package.
+        UserError: ``wandb`` without its package.
     """
 
     def __init__(self, exp: Path, step: int = 0, tensorboard: bool = True, histograms: int = 1, wandb: bool = False):
         self.exp, self.path, self.every = exp, exp / "metrics.jsonl", histograms
-        self.wandb = _wandb(exp) if wandb else None  # first: it may refuse
+        self.wandb = _wandb(exp) if wandb else None  # before anything is written, since it may raise an error
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if (record := _record(line)) and record.get("step", 0) <= step]
         self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
@@ -125,10 +126,10 @@ class Tracker:
             self.board = SummaryWriter(str(exp / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Write one line to metrics.jsonl, and every number to TensorBoard and wandb.
+        """Write one line to metrics.jsonl, and its numbers to TensorBoard and wandb.
 
-        A number that is not finite (the loss of skipped steps) is null in metrics.jsonl, since JSON has no NaN, and is
-        drawn nowhere.
+        A number that is not finite (e.g. the loss of skipped steps) is null in metrics.jsonl, as JSON has no NaN, and
+        is not sent to TensorBoard and wandb.
         """
         values = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                   for name, value in values.items()}
@@ -142,11 +143,16 @@ class Tracker:
         if self.wandb is not None:
             self.wandb.log({**numbers, "step": step, "epoch": values.get("epoch", 0)})
 
-    def look_inside(self, epoch: int, step: int, model: nn.Module, images: dict[str, Any]) -> None:
-        """After an epoch: what the task drew, and how weights and gradients (the last step's, clipped) are distributed.
+    def look_inside(self, epoch: int, step: int, model: nn.Module, images: dict[str, Any],
+                    captions: dict[str, str] | None = None) -> None:
+        """After an epoch, write the task's pictures, and histograms of weights and gradients (those of the last step,
+        clipped).
 
-        ``images``: uint8 (H, W) or (H, W, 3) by name; ``images["layers"]`` becomes ``exp/layers/epoch-01.png``.
+        ``images``: uint8 (H, W) or (H, W, 3), by name. ``images["layers"]`` becomes ``exp/layers/epoch-01.png``.
+        ``captions["layers"]``, which says how to read it, becomes ``exp/layers/caption.txt``.
         """
+        for name, text in (captions or {}).items():
+            write_text(self.exp / name / "caption.txt", text + "\n")
         for name, image in images.items():
             pixels = np.asarray(image)
             pixels = np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels
@@ -163,12 +169,13 @@ class Tracker:
                         self._histogram(f"{what}/{name.replace('.', '/')}", values.detach(), step)
 
     def _histogram(self, name: str, values: Tensor, step: int) -> None:
-        """64 bins counted on the tensor's own device: TensorBoard's own 1,500 cost a second an epoch."""
+        """Write a histogram of 64 bins, counted on the tensor's device. (TensorBoard's own function has 1,500 bins and
+        takes a second per epoch.)"""
         finite = values.float()[values.isfinite()]
         if finite.numel() == 0:
             return
         low, high = (float(edge) for edge in finite.aminmax())
-        counts = torch.histc(finite, 64, low, high).tolist()  # low == high: torch widens the range by one
+        counts = torch.histc(finite, 64, low, high).tolist()  # if low == high, torch widens the range by one
         low, high = (low - 1, high + 1) if low == high else (low, high)
         edges = [low + (high - low) * (i + 1) / 64 for i in range(64)]
         self.board.add_histogram_raw(
@@ -176,8 +183,8 @@ class Tracker:
             bucket_limits=edges, bucket_counts=counts, global_step=step)
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """The hyper-parameters (``exp/config.yaml``) with the run's final metrics, so that runs can be compared by
-        them: TensorBoard's page HParams and wandb's summary."""
+        """Write the settings (``exp/config.yaml``) together with the run's final metrics, for comparing runs: on
+        TensorBoard's page HParams and in wandb's summary."""
         try:
             settings = flat(yaml.safe_load((self.exp / "config.yaml").read_text(encoding="utf-8")))
         except (OSError, yaml.YAMLError, AttributeError):
@@ -187,7 +194,7 @@ class Tracker:
         if self.board is not None:
             from torch.utils.tensorboard.summary import hparams
 
-            for part in hparams(settings, metrics):  # not add_hparams: that makes a run of its own beside this one
+            for part in hparams(settings, metrics):  # not add_hparams(), which would make another run
                 self.board.file_writer.add_summary(part)
             for name, value in metrics.items():
                 self.board.add_scalar(name, value)
@@ -196,7 +203,7 @@ class Tracker:
             self.wandb.summary.update(metrics)
 
     def close(self) -> None:
-        """Flush and close."""
+        """Write what is still in memory, and close all files."""
         self.file.close()
         if self.board is not None:
             self.board.close()
@@ -205,7 +212,7 @@ class Tracker:
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as ``{"optim.lr": 0.1, ...}``, with lists as text: what hyper-parameter tables can hold."""
+    """Nested sections as ``{"optim.lr": 0.1, ...}``, lists as text: tables of hyper-parameters can hold this."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
@@ -216,7 +223,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
-    from PIL import Image  # matplotlib, which draws curves.png, brings it
+    from PIL import Image  # it is installed with matplotlib, which draws curves.png
 
     Image.fromarray(pixels.astype(np.uint8)).save(path, format="png")
 
@@ -231,8 +238,8 @@ def _wandb_package() -> Any:
 
 
 def _wandb(exp: Path) -> Any:
-    """A wandb run with a name that a resumed training finds again; offline unless the user is logged in or
-    WANDB_MODE says otherwise."""
+    """Open a wandb run, with a name by which a resumed training finds it again. It is offline unless the user is logged
+    in or WANDB_MODE says otherwise."""
     package = _wandb_package()
     exp = exp.resolve()
     recipe = exp.parent.parent.name if exp.parent.name == "exp" else exp.parent.name
@@ -240,18 +247,18 @@ def _wandb(exp: Path) -> Any:
     if mode == "offline":
         log.info("wandb: not logged in: writing to %s/wandb (wandb login; wandb sync sends it later)", exp)
     try:
-        # Its own output would stand between the lines of train.log; code and git state are in env.json.
+        # Its own output would be mixed with the lines of train.log. Code and git state are in env.json already.
         settings = package.Settings(console="off", silent=True, save_code=False, disable_git=True)
         run = package.init(project=recipe, name=exp.name, id=hashlib.sha256(str(exp).encode()).hexdigest()[:12],
                            resume="allow", dir=str(exp), mode=mode, settings=settings)
-    except Exception as error:  # many kinds, of its own and of its libraries
+    except Exception as error:  # errors of many kinds, of wandb and its libraries
         raise UserError(f"train.wandb: wandb can't start ({error}): WANDB_MODE=offline writes files alone") from None
     run.define_metric("*", step_metric="step")  # a resumed run writes no step twice, but may begin at any
     return run
 
 
 def _logged_in() -> bool:
-    """Whether wandb would find a key: in the environment, or in ~/.netrc for its server."""
+    """True if wandb would find a key: in the environment, or for its server in ~/.netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     server = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
@@ -279,7 +286,7 @@ class _Log(logging.FileHandler):
 
 
 def start_log(exp: Path) -> logging.Logger:
-    """The logger ``speechlab``: train.log with dates, and plain lines on stdout."""
+    """Start the logger ``speechlab``. It writes lines with dates to train.log, and plain lines to stdout."""
     log = logging.getLogger("speechlab")
     log.setLevel(logging.INFO)
     stop_log()

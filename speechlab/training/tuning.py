@@ -1,7 +1,7 @@
-"""A sweep that searches: Optuna proposes each trial from the results of those before (section ``optuna``).
+"""A sweep that searches (section ``optuna``): Optuna proposes each trial from the results of the trials before it.
 
-What was tried is kept in a file of our own, and Optuna's study is built from it anew for every proposal, with a seed of
-the trial's number: an interrupted search goes on as if nothing had been, and needs no database.
+There is no database. A file of our own keeps what was tried. For every proposal, Optuna's study is made again from this
+file, with a seed that depends on the trial's number. So an interrupted search goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -34,12 +34,17 @@ def package() -> Any:
 
 
 class Search:
-    """Section ``optuna`` of a sweep's file.
+    """Section ``optuna`` of a sweep's file. Its keys are:
 
-    space: ``{log: [a, b]}``, ``{uniform: [a, b]}`` numbers; ``{int: [a, b]}``, ``{logint: [a, b]}`` whole ones, both
-    ends included; ``[x, y]`` or ``{choice: [x, y]}`` one of these. trials, minutes: at most so many, and none is begun
-    after so much time of computing (0: no limit); one of the two must be given. metric: of the best epoch. direction:
-    minimize or maximize (default: what the metric says, and minimize where it says nothing).
+    * ``space``: for each setting, where to search. ``{uniform: [a, b]}`` and ``{log: [a, b]}`` are numbers between two
+      ends, drawn evenly or on a logarithmic scale. ``{int: [a, b]}`` and ``{logint: [a, b]}`` are the same for whole
+      numbers, both ends included. ``[x, y]`` or ``{choice: [x, y]}`` is one of a list.
+    * ``trials``: the largest number of trials (0: no limit).
+    * ``minutes``: no trial is begun after so many minutes of running trials (0: no limit); of N trials that run at once
+      (--nj N), a minute counts once. One of ``trials`` and ``minutes`` must be given.
+    * ``seed``: for Optuna's random numbers.
+    * ``metric``: the key of the epoch lines whose best value counts (default: what the task judges by).
+    * ``direction``: minimize or maximize (default: as the metric says; minimize if it does not say).
     """
 
     def __init__(self, raw: dict[str, Any], where: Path):
@@ -66,18 +71,19 @@ class Search:
 
     @property
     def count(self) -> int:
-        """How many trials there will be, as far as one can tell."""
+        """How many trials there will be: at most ``trials``; if there is no limit, as many as there are now."""
         return self.limit or len(self.trials)
 
     @property
     def direction(self) -> str:
-        """As the sweep's file says; else as the metric says, which a trial's task may have declared, or even chosen."""
+        """``minimize`` or ``maximize``: as the sweep's file says, or else as the metric says. A trial's task may have
+        declared the metric, or even chosen it."""
         kinds = (found.kind for trial in self.trials if (found := measure(trial, self.metric)).values)
         kind = next(kinds, metric.find(self.metric))
         return self.told or ("minimize" if kind.lower is not False else "maximize")
 
     def _value(self, trial: Trial) -> float | None:
-        """A trial's figure: the best of its epochs, in the search's direction."""
+        """A trial's value: that of its best epoch, in the search's direction; None if it has none."""
         values = measure(trial, self.metric).values
         return (min if self.direction == "minimize" else max)(values, default=None)
 
@@ -90,8 +96,8 @@ class Search:
             if kind == "choice":
                 if not ends:
                     raise ValueError("a list with something in it")
-                return kinds.CategoricalDistribution([json.dumps(end) for end in ends])  # of any type, as text
-            low, high = (float(end) for end in ends)  # YAML 1.1 reads 1e-4 as text
+                return kinds.CategoricalDistribution([json.dumps(end) for end in ends])  # as JSON: values of any type
+            low, high = (float(end) for end in ends)  # float(), because YAML 1.1 reads 1e-4 as text
             if kind in ("int", "logint"):
                 return kinds.IntDistribution(int(low), int(high), log=kind == "logint")
             return kinds.FloatDistribution(low, high, log=kind == "log")
@@ -100,7 +106,8 @@ class Search:
                 from None
 
     def probes(self) -> list[Trial]:
-        """Trials at the space's ends and with each choice: to see that the config takes them, not to be run."""
+        """Trials with the ends of the space and with each choice. They are never run: with them one can check that the
+        config accepts these values."""
         values = {key: [json.loads(choice) for choice in kind.choices] if hasattr(kind, "choices")
                   else [kind.low, kind.high] for key, kind in self.distributions.items()}
         count = max(len(found) for found in values.values())
@@ -108,10 +115,10 @@ class Search:
                 for i in range(count)]
 
     def open(self, file: Path, nj: int) -> None:
-        """Go on with the trials that ``file`` knows.
+        """Read the trials of an earlier run from ``file``, and go on with them.
 
         Raises:
-            UserError: where they were chosen from another space.
+            UserError: they were chosen from another space.
         """
         self.file, self.nj = file, nj
         known = read_json(file)
@@ -126,14 +133,14 @@ class Search:
         return json.loads(json.dumps(self.space))
 
     def save(self) -> None:
-        """Write down what was tried."""
+        """Write the trials to the file."""
         trials = [{"name": trial.name, "params": trial.sets, "status": trial.status, "reason": trial.reason,
                    "value": self._value(trial), "seconds": round(trial.seconds, 1)}
                   for trial in self.trials]
         write_json(self.file, {"space": self._plain(), "trials": trials})
 
     def ask(self) -> Iterator[Trial]:
-        """The known trials (run.sh passes over what is done), then new ones until the budget is spent."""
+        """Yield the known trials (run.sh does nothing for those that are done), then new ones up to the limits."""
         yield from list(self.trials)
         while not self.limit or len(self.trials) < self.limit:
             if self.minutes and sum(trial.seconds for trial in self.trials) > 60 * self.minutes * self.nj:
@@ -159,7 +166,7 @@ class Search:
         return {key: self._rounded(key, value) for key, value in found.items()}
 
     def _rounded(self, key: str, value: Any) -> Any:
-        """Four digits are enough to find a place again; a choice as what it stands for."""
+        """A number with four digits, which are exact enough; a choice as the value that it stands for."""
         kind = self.distributions[key]
         if hasattr(kind, "choices"):
             return json.loads(value)

@@ -76,7 +76,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
 def metrics(exp: Path) -> list[dict]:
     """metrics.jsonl without what depends on the clock and the machine."""
     lines = (exp / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    volatile = {"seconds", "items_per_s", "memory_gb"}
+    volatile = {"seconds", "items_per_s", "memory_gb", "memory_sum_gb"}
     return [{key: value for key, value in json.loads(line).items() if key not in volatile} for line in lines]
 
 

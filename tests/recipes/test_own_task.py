@@ -52,21 +52,37 @@ def call(lab, *words, cwd=None) -> str:
 def test_it_learns(own):
     lab, recipe, output = own
     exp = recipe / "exp" / "synthetic_pitch"
-    (row,) = [row for row in json.loads((exp / "results.json").read_text()) if row["metric"] == "pitch"]
+    (row,) = [row for row in json.loads((exp / "results.json").read_text()) if row["metric"] == "MAE"]
     assert 0 < row["value"] < 15 and row["unit"] == "Hz" and row["ci_low"] < row["value"] < row["ci_high"]
     assert row["n"] == 40 and row["n_failed"] == 0
     lines = output.strip().splitlines()
-    assert lines[-2].startswith("test: plain, pitch ") and lines[-1] == "report: exp/synthetic_pitch/report.html"
+    assert lines[-2].startswith("test: plain, MAE ")
+    assert lines[-1] == "report: egs/pitch/exp/synthetic_pitch/report.html"
     assert (exp / "results.txt").read_text().startswith(lines[-2] + "\n\n# experiment: synthetic_pitch\n")
     epochs = [record for line in (exp / "metrics.jsonl").read_text().splitlines()
               if (record := json.loads(line))["kind"] == "epoch"]
-    assert epochs[-1]["valid_pitch"] < epochs[0]["valid_pitch"] and "| answer |" in (exp / "samples.md").read_text()
-    assert json.loads((exp / "env.json").read_text())["metric"] == "valid_pitch"
-    best = min(epochs, key=lambda record: record["valid_pitch"])["epoch"]  # the task says: lower is better
+    assert epochs[-1]["valid_mae"] < epochs[0]["valid_mae"] and "| answer |" in (exp / "samples.md").read_text()
+    assert json.loads((exp / "env.json").read_text())["metric"] == "valid_mae"
+    best = min(epochs, key=lambda record: record["valid_mae"])["epoch"]  # the task says: lower is better
     assert f"mean of epochs {best}" in (exp / "train.log").read_text()
     (one,) = json.loads((exp / "mistakes.json").read_text())["sets"]
-    wrong = [item["figures"]["pitch"] for item in one["items"]]
+    wrong = [item["figures"]["MAE"] for item in one["items"]]
     assert one["view"] == "audio" and wrong == sorted(wrong, reverse=True)
+    assert len(one["items"][0]["tracks"]) == 1 and one["items"][0]["tracks"][0]["clip"]  # it can be heard
+
+
+def test_a_change_in_its_own_code_is_noticed(own):
+    lab, recipe, _ = own
+    code = recipe / "local" / "pitch.py"
+    text = code.read_text()
+    code.write_text(text + "# another line\n")
+    try:
+        status, output = lab.run(TASK)
+        assert status != 0 and "local/pitch.py has changed" in output and "--force" in output and "--tag" in output
+    finally:
+        code.write_text(text)
+    status, output = lab.run(TASK)
+    assert status == 0 and "nothing to do" in output, output
 
 
 def test_again_there_is_nothing_to_do(own):
@@ -80,11 +96,11 @@ def test_a_sweep_and_the_report(own):
     (recipe / "conf" / "sweep").mkdir(exist_ok=True)
     (recipe / "conf" / "sweep" / "width.yaml").write_text("grid: {model.d: [4, 16]}\nbase: {train.epochs: 2}\n")
     status, output = lab.run(TASK, "--sweep", "conf/sweep/width.yaml")
-    assert status == 0 and "best_valid_pitch" in output, output
+    assert status == 0 and "best_valid_mae" in output, output
     assert (recipe / "sweep_width.png").exists() and "d4,done" in (recipe / "sweep_width.csv").read_text()
-    assert "pitch Hz" in call(lab, "speechlab.report", recipe)
+    assert "MAE Hz" in call(lab, "speechlab.report", recipe)
     page = (recipe / "report.html").read_text(encoding="utf-8")
-    assert "synthetic_pitch_width_d16" in page and "valid_pitch" in page
+    assert "synthetic_pitch_width_d16" in page and "valid_mae" in page
 
 
 def test_two_of_them_are_compared(own):
@@ -93,7 +109,7 @@ def test_two_of_them_are_compared(own):
     assert status == 0, output
     pair = [recipe / "exp" / name for name in ("synthetic_pitch_small", "synthetic_pitch")]
     (row,) = json.loads(call(lab, "speechlab.score", "--compare", *pair, "--json"))["rows"]
-    assert row["metric"] == "pitch" and row["verdict"].startswith("B is better by ") and row["verdict"].endswith(" Hz")
+    assert row["metric"] == "MAE" and row["verdict"].startswith("B is better by ") and row["verdict"].endswith(" Hz")
     assert row["p_improvement"] > 0.9 and row["difference"] < 0
 
 

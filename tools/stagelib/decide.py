@@ -1,19 +1,20 @@
-"""Whether a stage is done, stale, interrupted or not begun; and the loop that does what is to be done.
+"""Decides whether a stage must run, and runs the stages that must.
 
 The rules (DESIGN: "What runs"), for a stage between --stage and --stop_stage:
 
-    --stage was given              it is done again; a training goes on from its checkpoint
-    an output is not there         it is done
-    outputs, but no record of it   somebody made them by hand or copied them here, as Kaldi's users do: they are taken
-                                   as they are, and recorded, so that a later change is noticed
-    begun, but not ended           it is done again; a training goes on from its checkpoint
-    something it depends on is     it is done again, with the reason; a training is kept: the run stops and offers
-    not what it was (stale)        --tag or --force. More epochs (or minutes) just go on
-    --force                        a training starts afresh; the old experiment is moved aside, never deleted
-    otherwise                      it is passed over. An input that has gone since (downloads removed to make room)
-                                   is no reason to do it again
+    --stage was given              it runs again; a training goes on from its checkpoint
+    an output is missing           it runs
+    outputs, but no record         a person made them by hand or copied them here, as Kaldi's users do: they are taken
+                                   as they are, and recorded, so that later changes are noticed
+    begun, but not ended           it runs again; a training goes on from its checkpoint
+    stale: something that it       it runs again. But a training is kept: the run stops and offers --tag or --force. If
+    depends on has changed         only the number of epochs or minutes grew, the training goes on
+    --force                        a training starts from the beginning; the old experiment is moved aside, not deleted
+    otherwise                      it does not run. An input that was removed later (downloads, to make room) is no
+                                   reason to run again
 
-Why a stage is done is said on the terminal and by --dry_run, and stays in its log's head and in its record.
+The reason why a stage runs is shown on the terminal and by --dry_run. It stays in the stage's record and at the top of
+its log.
 """
 
 from __future__ import annotations
@@ -36,15 +37,20 @@ UNKNOWN = "there is no record of how it was made"
 
 
 class Decision:
-    """``what``: DONE, RUN, or KEEP (a stale training: stop); ``why``: the reason, always one for RUN and KEEP."""
+    """What to do with a stage.
+
+    what: DONE (nothing), RUN, or KEEP (it is a stale training: stop).
+    why: the reason; RUN and KEEP always have one.
+    adopt: the outputs have no record yet: make one.
+    """
 
     def __init__(self, what: str, why: str = "", adopt: bool = False):
         self.what, self.adopt = what, adopt
-        self.why = why.replace("\n", "\\n")  # a value of the config may have several lines
+        self.why = why.replace("\n", "\\n")  # one line, even if a value of the config has several
 
 
 def decide(stage: Stage, plan: Plan, config: dict | None, record: dict | None) -> Decision:
-    """Apply the rules above; looks at files, changes nothing but ``record``'s note of touched inputs."""
+    """Apply the rules above. This reads files, but changes only ``record`` (its note of touched inputs)."""
     absent = [path for path in stage.outputs if not os.path.exists(path)]
     reasons, keys = [], {}
     if record and "inputs" in record:
@@ -87,12 +93,12 @@ def _decide_training(stage: Stage, plan: Plan, entered: str, record: dict | None
 
 
 def _begun(stage: Stage) -> bool:
-    """Whether a training has left something to keep: any file beside its first output."""
+    """True if a training has left something to keep: there is a file beside its first output."""
     return any(True for _ in state.files_of(os.path.dirname(stage.outputs[0]) or "."))
 
 
 def _grows(old: object, new: object) -> bool:
-    """More epochs or minutes than before; no limit (null or 0) is more than any."""
+    """True if there are more epochs or minutes than before. No limit (null or 0) is more than any number."""
     number = [float(value) if isinstance(value, (int, float)) and value else float("inf") for value in (old, new)]
     return number[1] > number[0]
 
@@ -102,7 +108,7 @@ def _few(reasons: list[str]) -> str:
 
 
 def _unfinished(record: dict | None, absent: list[str], plan: Plan) -> str:
-    """What is not there of the stage, or why not; "" if it was done, or if somebody else made its outputs."""
+    """Why the stage is not finished; "" if it is, or if its outputs are there without a record."""
     if not record:
         return FIRST if absent else ""
     if record["status"] == "done":
@@ -113,7 +119,7 @@ def _unfinished(record: dict | None, absent: list[str], plan: Plan) -> str:
 
 
 def full_command(stage: Stage, plan: Plan, python: str) -> list[str]:
-    """The stage's command as it is run: through cmd.sh, with the chosen Python, torchrun and --set."""
+    """The command that really runs: cmd.sh with the stage's command, the chosen Python, torchrun and --set."""
     ngpu = int(plan.values["ngpu"]) if stage.gpu else 0
     slurm = os.environ.get("SPEECHLAB_BACKEND") == "slurm"
     command = list(stage.command)
@@ -121,7 +127,7 @@ def full_command(stage: Stage, plan: Plan, python: str) -> list[str]:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ngpu}"]
         command = [python, *(launcher if stage.ddp and ngpu > 1 and not slurm else []), *command[1:]]
     elif command[0].endswith(".sh"):
-        command = ["bash", "-euo", "pipefail", *command]  # what `set -euo pipefail` in it says, even if it forgot
+        command = ["bash", "-euo", "pipefail", *command]  # as `set -euo pipefail`, even if the script does not say it
     if stage.conf:
         command += [word for pair in plan.sets for word in ("--set", pair)]
     cmd = os.path.join(plan.values["repo"], "containers", "cmd.sh")
@@ -129,13 +135,16 @@ def full_command(stage: Stage, plan: Plan, python: str) -> list[str]:
 
 
 def backend(stage: Stage, plan: Plan, ngpu: int, slurm: bool) -> list[str]:
-    """cmd.sh's options for where the stage runs. Slurm gets what is marked --gpu, and what is marked --array as an
-    array of --nj tasks; the rest is short, or needs the network, and runs here. Processes that share a training are
-    started by Slurm itself: torchrun would turn "saved, start me again" (85) into 1, and dies of Slurm's notice."""
+    """cmd.sh's options that say where the stage runs.
+
+    With Slurm, stages that are marked --gpu become a job, and those marked --array become an array of --nj tasks. Other
+    stages are short or need the network: they run here. Slurm itself starts the processes that share a training, not
+    torchrun: torchrun would turn the status "saved, start me again" (85) into 1, and Slurm's signal would kill it.
+    """
     nodes = os.environ.get("SPEECHLAB_NODES", "1") if stage.ddp else "1"
     more = ["--nodes", nodes] if nodes != "1" else []
     if not slurm:
-        return more  # which cmd.sh refuses
+        return more  # cmd.sh refuses --nodes without Slurm, and says so
     if not (stage.gpu or stage.array):
         return ["--backend", "local"]
     if stage.array:
@@ -148,25 +157,25 @@ def backend(stage: Stage, plan: Plan, ngpu: int, slurm: bool) -> list[str]:
 
 
 def environment(stage: Stage, plan: Plan, python: str) -> dict[str, str]:
-    """What the stage's command finds in its environment beyond ours."""
+    """The environment variables that the stage's command gets in addition to ours."""
     env = {"SPEECHLAB_NGPU": plan.values["ngpu"] if stage.gpu else "0", "PYTHONUNBUFFERED": "1",
            "PYTHONPATH": os.environ.get("PYTHONPATH", plan.values["repo"]),
            "SPEECHLAB_PROGRESS": "bar" if sys.stderr.isatty() else "lines"}
-    # Huge pages for what PyTorch allocates and frees in each step: faulting its pages in was a seventh of a step's time
-    # (egs/mnist/RESULTS.md). Asked for by glibc 2.35 and newer, where the kernel offers them; ignored elsewhere.
+    # PyTorch allocates and frees memory in each step. With small pages, page faults took a seventh of a step's time
+    # (egs/mnist/RESULTS.md), so ask for huge ones. glibc 2.35 and newer do, if the kernel has them; others ignore this.
     env["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     if sys.stderr.isatty():
-        env["COLUMNS"] = str(shutil.get_terminal_size().columns)  # behind our pipe a bar can't ask the terminal
+        env["COLUMNS"] = str(shutil.get_terminal_size().columns)  # its output is our pipe: it can't ask the terminal
     if stage.train and plan.flag("force"):
         env["SPEECHLAB_FORCE"] = "1"
-    if os.path.isabs(python):  # for local/*.sh, which say `python` as well
+    if os.path.isabs(python):  # so that `python` in local/*.sh is the same one
         env["SPEECHLAB_PYTHON"] = python
         env["PATH"] = os.path.dirname(python) + os.pathsep + os.environ.get("PATH", "")
     return env
 
 
 def check_inputs(stage: Stage, plan: Plan) -> str:
-    """"" or the line that says which input is missing, and who makes it."""
+    """A line that says which input is missing and which stage makes it; "" if all are there."""
     for path in stage.inputs:
         if not state.matches(path):
             maker = plan.maker(path)
@@ -192,19 +201,19 @@ def _aside(folder: str) -> str:
 
 
 def move_aside(stage: Stage) -> str:
-    """--force: rename the experiment to ``<exp>.old-N``; the name it has now, or "" if there was none."""
+    """For --force: rename the experiment to ``<exp>.old-N``. Returns its new name, or "" if there was no experiment."""
     if not any(name not in (".stages", "log") for name in os.listdir(stage.folder)):
         return ""
     aside = _aside(stage.folder)
     os.rename(stage.folder, aside)
-    # The lock went along; it belongs to the folder that we are going to write.
+    # The lock was moved with the folder. Move it back: it belongs to the folder that we are going to write.
     os.makedirs(os.path.join(stage.folder, ".stages"))
     os.rename(os.path.join(aside, ".stages", "lock"), os.path.join(stage.folder, ".stages", "lock"))
     return aside
 
 
 def run(plan: Plan) -> int:
-    """Do what is to be done (or, with --dry_run, show it) and return the exit status."""
+    """Run the stages that must run (with --dry_run, only show them), and return the exit status."""
     selected = plan.selected()
     config = None
     if any(stage.conf for stage in selected):
@@ -213,7 +222,7 @@ def run(plan: Plan) -> int:
         config = interpreter.resolved_config(plan)
         for stage in selected:
             if config is not None:
-                state.sections(stage, config)  # a misspelt section shows now, not after an hour
+                state.sections(stage, config)  # find a misspelt section now, not after an hour
     if plan.flag("dry_run"):
         return dry_run(plan, selected, config)
     child, worked = process.Child(), None
@@ -230,7 +239,7 @@ def run(plan: Plan) -> int:
         if not worked:
             _mention_gpu(plan, selected)
         with Lock(stage.lock_folders, f"{plan.values['run']} {stage.name}") as lock:
-            # Another run may have done it in between; and what it does from here on stays as it is decided.
+            # Now that we hold the lock, decide again: another run may have done the stage meanwhile.
             record = state.load(stage)
             decision = decide(stage, plan, config, record)
             if decision.what == DONE:
@@ -259,11 +268,11 @@ def _pass_over(stage: Stage, plan: Plan, config: dict | None, record: dict | Non
             kept = {key: record.pop(key) for key in ("arguments", "config", "inputs")}
             state.save(stage, record.pop("status"), kept, **record)
     except OSError:
-        pass  # a corpus that others share, say, where we may not write: it is looked at again next time
+        pass  # we may not write here (e.g. into a corpus that others share): next time it is looked at again
 
 
 def _mention_gpu(plan: Plan, selected: list[Stage]) -> None:
-    """With --ngpu 0, say so when a GPU stands idle."""
+    """If a GPU is there but --ngpu is 0, say so."""
     if int(plan.values["ngpu"]) or not any(stage.gpu for stage in selected):
         return
     there = os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi") \
@@ -273,7 +282,7 @@ def _mention_gpu(plan: Plan, selected: list[Stage]) -> None:
 
 
 def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, child: process.Child, lock: Lock) -> int:
-    """Run one stage: 0, or the status to exit with, after it was said why."""
+    """Run one stage. Returns 0, or the status to exit with; then the reason was shown."""
     python = interpreter.choose(plan)
     if decision.why != FIRST:
         say(f"{stage.name}: {decision.why}")
@@ -296,7 +305,7 @@ def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, c
         status = child.run(command, {**os.environ, **env}, log, lock.child)
     finally:
         log.close()
-        if child.signal and interpreter.engine():  # its client may have been killed, which no container hears of
+        if child.signal and interpreter.engine():  # the signal may have killed the client only, not the container
             subprocess.run([command[0], "--clean"], stdin=subprocess.DEVNULL)
     killed = f" ({memory.reason(kills)})" if status == 137 and not child.signal else ""
     return conclude(stage, plan, now, decision.why, status, child.signal, round(time.time() - start, 1), killed)
@@ -304,8 +313,10 @@ def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, c
 
 def conclude(stage: Stage, plan: Plan, now: dict, why: str, status: int, signal: int, seconds: float,
              killed: str) -> int:
-    """Record how the stage ended, with ``why`` it was run; say it, with what is known of why it was ``killed``; and
-    return the status to exit with (0: go on)."""
+    """Record and show how the stage ended. Returns the status to exit with (0: go on).
+
+    why: why the stage was run. killed: why its process was killed, if that is known.
+    """
     absent = [path for path in stage.outputs if not os.path.exists(path)]
     again = plan.command_line()
     if status == 0 and not absent:
@@ -334,7 +345,7 @@ def conclude(stage: Stage, plan: Plan, now: dict, why: str, status: int, signal:
 
 
 def dry_run(plan: Plan, selected: list[Stage], config: dict | None) -> int:
-    """Show each stage's state and exact command. What an earlier stage would make anew counts as changed."""
+    """Show each stage's state and exact command. What an earlier stage would make again counts as changed."""
     python = interpreter.choose(plan, setup=False)
     env = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment(selected[0], plan, python).items()
                    if name in ("PYTHONPATH", "SPEECHLAB_PYTHON"))

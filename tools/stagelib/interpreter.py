@@ -1,7 +1,7 @@
-"""Which Python the stages run on, and the resolved config, which only that Python can read.
+"""Finds the Python that the stages run on, and the resolved config, which only that Python can read.
 
-Both cost something (a Python to start, gigabytes to install), so neither is looked for before it is needed: a run with
-nothing to do reads the config from its cache and starts no second Python.
+Both take time (a Python must start, or gigabytes be installed), so they are looked for only when they are needed. A run
+with nothing to do reads the config from its cache and starts no second Python.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from stagelib.plan import Plan, Stop, nearest
 from stagelib.state import DEFAULTS, write
 from stagelib.terminal import say
 
-NEEDED = ("speechlab", "torch", "lhotse")  # lhotse: a PyTorch of one's own is common, and not enough
+NEEDED = ("speechlab", "torch", "lhotse")  # torch alone is not enough: many people have a PyTorch for other work
 ENGINES = {"apptainer", "singularity", "podman", "docker"}
 SIZE = "5-6 GB"
 
 
 def inside_container() -> str:
-    """The container we are in that was made to bring its own packages, or "".
+    """The container that we are in, if it has its own packages for us; otherwise "".
 
-    A Docker container in which somebody lives as on a machine (a development container, CI) is not one of them:
-    there, as on any machine, .venv is the way. cmd.sh and our images set SPEECHLAB_CONTAINER.
+    A Docker container that is used like a machine (for development, or CI) is not meant: there .venv is used, as on any
+    machine. cmd.sh and our images set SPEECHLAB_CONTAINER.
     """
     for name in ("SPEECHLAB_CONTAINER", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER", "container"):
         if os.environ.get(name):
@@ -35,8 +35,8 @@ def inside_container() -> str:
 
 
 def engine() -> str:
-    """The container engine that cmd.sh is to use, or "" if none: with one, `python` is the image's and none is needed
-    here. As cmd.sh has it, inside any container the command is run as it is, unless SPEECHLAB_NESTED says otherwise."""
+    """The container engine that cmd.sh will use; "" if none. With an engine, `python` is that of the image, and none is
+    needed here. As in cmd.sh: inside a container, a command runs without an engine, unless SPEECHLAB_NESTED is set."""
     name = os.environ.get("SPEECHLAB_ENGINE") or "none"
     wanted = name in ENGINES or (name == "auto" and os.environ.get("SPEECHLAB_IMAGE"))
     inside = inside_container() or os.path.exists("/.dockerenv")
@@ -44,7 +44,8 @@ def engine() -> str:
 
 
 def finds_packages(python: str) -> bool:
-    """Whether ``python`` would find the packages: seen from its folders, or else asked (nothing is imported)."""
+    """True if ``python`` would find the packages. Its folders are looked at first; if they don't tell, it is asked. No
+    package is imported."""
     if not os.access(python, os.X_OK):
         return False
     prefix = os.path.dirname(os.path.dirname(python))
@@ -60,9 +61,10 @@ def finds_packages(python: str) -> bool:
 
 
 def choose(plan: Plan, setup: bool = True) -> str:
-    """The Python for the stages: SPEECHLAB_PYTHON, the active one if it has the packages, .venv, a new .venv.
+    """The Python for the stages. It is the first of these: SPEECHLAB_PYTHON; the active one, if it has the packages;
+    .venv; a new .venv, which is installed now.
 
-    With ``setup=False`` (--dry_run) nothing is installed and the answer may be "python", which is not there yet.
+    With ``setup=False`` (--dry_run) nothing is installed; the answer may be "python", for one that is not there yet.
     """
     if not plan.python:
         plan.python = _choose(plan, setup)
@@ -85,7 +87,7 @@ def _choose(plan: Plan, setup: bool) -> str:
     for python in [*active, shutil.which("python3"), shutil.which("python")]:
         if python and python != own and finds_packages(python):
             return python
-    # A setup that was interrupted leaves .incomplete: going on with it is setup.sh's work, not ours.
+    # A setup that was interrupted leaves .incomplete. Then setup.sh must go on with it.
     whole = not os.path.exists(os.path.join(repo, ".venv", ".incomplete"))
     if whole and finds_packages(own):
         return own
@@ -110,11 +112,12 @@ def _choose(plan: Plan, setup: bool) -> str:
 
 
 def resolved_config(plan: Plan) -> dict | None:
-    """The resolved config as nested dictionaries, under ``state.DEFAULTS`` those of its defaults; None in a dry run
+    """The resolved config as nested dictionaries, with its defaults under the key ``state.DEFAULTS``. None in a dry run
     that has no Python to resolve it.
 
-    Read from data/.cache, where recipe.sh finds the sections' names as well, or made by ``python -m speechlab.tasks``
-    and kept there. A wrong config ends the run with that program's own line and status.
+    It is read from data/.cache (where recipe.sh, too, finds the names of sections). If it is not there,
+    ``python -m speechlab.tasks`` makes it, and it is kept there. If the config is wrong, the run ends with the message
+    and status of that program.
     """
     config, key = plan.values["config"], plan.values["key"]
     cache = os.path.join("data", ".cache", f"config-{key}")
@@ -126,7 +129,9 @@ def resolved_config(plan: Plan) -> dict | None:
         pass
     if not os.path.isfile(config):
         there = {os.path.basename(path): path for path in sorted(glob.glob("conf/*.yaml"))}
-        near = nearest(os.path.basename(config), list(there))
+        near = nearest(config, list(there.values())) or nearest(os.path.basename(config), list(there))
+        if os.path.basename(config) in there:  # the right name, without its folder
+            near = f": did you mean {there[os.path.basename(config)]}?"
         raise Stop(f"there is no config {config}{near or '; there are ' + ', '.join(there.values())}", 2)
     python = choose(plan, setup=not plan.flag("dry_run"))
     if plan.flag("dry_run") and python == "python" and not engine():
@@ -136,7 +141,7 @@ def resolved_config(plan: Plan) -> dict | None:
     done = subprocess.run([*wrap, python, "-m", "speechlab.tasks", config, *sets, "--json"], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, encoding="utf-8")
     if done.returncode:
-        raise SystemExit(done.returncode)  # it has said why, in one line
+        raise SystemExit(done.returncode)  # the program has said why, in one line
     try:
         answer = json.loads(done.stdout[done.stdout.index("{"):])
         names = "".join(f"{section}={name}\n" for section, name in answer["names"].items())
@@ -149,10 +154,10 @@ def resolved_config(plan: Plan) -> dict | None:
 
 
 def sweep(plan: Plan) -> int:
-    """Hand the recipe to ``python -m speechlab.sweep FILE --caller DIR -- run.sh <the user's other options>``.
+    """Let ``python -m speechlab.sweep FILE --caller DIR -- run.sh <the user's other options>`` take over.
 
-    That runs this recipe once a trial; before, it asks (by SPEECHLAB_SWEEP_ASKS) how the recipe names the experiment
-    and the config that its options mean, and is answered by a line of JSON.
+    It runs this recipe once per trial. Before, it asks the recipe (by SPEECHLAB_SWEEP_ASKS) which experiment and which
+    config the options mean; the recipe answers with a line of JSON.
     """
     file, repo = plan.values["sweep"], plan.values["repo"]
     if not os.path.isfile(file):
@@ -169,7 +174,7 @@ def sweep(plan: Plan) -> int:
     sys.stdout.flush()
     script = os.path.join(plan.values["recipe"], plan.values["script"])
     ngpu = ["--ngpu", plan.values["ngpu"]] if plan.values["ngpu"] not in ("", "0") else []
-    # All of it in one container, where an engine is named: inside, a stage's command is run as it is.
+    # If an engine is named, the whole sweep runs in one container: inside it, stages run without the engine.
     wrap = [os.path.join(repo, "containers", "cmd.sh"), *ngpu, "--"] if engine() else []
     command = [*wrap, python, "-m", "speechlab.sweep", os.path.abspath(file), "--caller", plan.values["caller"],
                "--", script, *_without_sweep(plan.arguments)]

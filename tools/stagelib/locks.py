@@ -1,7 +1,8 @@
-"""One writer for a folder: a lock is a folder ``.stages/lock`` with a file that says who.
+"""Locks: only one run at a time writes a folder. A lock is a folder ``.stages/lock`` with a file that names its owner.
 
-It is made aside and renamed into place: rename refuses a folder that is not empty, on every system and on NFS, so a
-lock appears together with its owner. The owner is (host, pid, when the process began), since pids are used again.
+The lock is made under another name, with its file in it, and then renamed. A rename onto a folder that is not empty
+fails on every system, even on NFS; so nobody ever sees a lock without an owner. The owner is host, pid and the time
+when the process began, because pids are used again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from stagelib.plan import Stop
 from stagelib.state import write
 from stagelib.terminal import say
 
-PATIENCE = 30.0  # seconds that a process left over by a killed run has for saving what it has
+PATIENCE = 30.0  # seconds that a process of a killed run gets to save its work
 
 
 def host() -> str:
@@ -25,7 +26,7 @@ def host() -> str:
 
 
 def began(pid: int) -> str:
-    """When process ``pid`` began, as a word to compare; "" if it is gone (or a zombie)."""
+    """When process ``pid`` began, as a text that one can compare; "" if it is gone (or a zombie)."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -40,7 +41,7 @@ def began(pid: int) -> str:
 
 
 class Lock:
-    """``with Lock(folders, what) as lock``: refuses with one line if another run writes one of them."""
+    """``with Lock(folders, what) as lock``. Stops with one line if another run writes one of the folders."""
 
     def __init__(self, folders: list[str], what: str):
         self.folders, self.held = folders, []
@@ -63,10 +64,10 @@ class Lock:
                 shutil.rmtree(place, ignore_errors=True)
 
     def child(self, pid: int) -> None:
-        """Note the process group that does the writing, should we be killed and it not."""
+        """Note in the lock which process group writes. If we are killed and it is not, the next run can end it."""
         self.owner.update(child=pid, child_began=began(pid))
         for place in self.held:
-            if os.path.isdir(place):  # a fetch may have put its folder anew
+            if os.path.isdir(place):  # it may be gone: a fetch replaces its folder
                 write(os.path.join(place, "owner.json"), json.dumps(self.owner))
 
     def _acquire(self, folder: str) -> None:
@@ -92,7 +93,7 @@ class Lock:
     def _remove_if_stale(self, place: str, folder: str) -> None:
         owner = _read(place)
         if not owner and os.path.isdir(place) and time.time() - os.stat(place).st_mtime < 5:
-            time.sleep(0.1)  # being removed just now
+            time.sleep(0.1)  # another run is just removing it
             return
         if owner:
             who = f"(pid {owner['pid']} on {owner['host']}, {owner['what']}, since {owner['since']})"
@@ -106,8 +107,8 @@ class Lock:
         try:
             os.rename(place, grave)
         except OSError:
-            return  # somebody else was faster
-        if _read(grave) != owner:  # what we took away is a new lock: give it back
+            return  # another run was faster
+        if _read(grave) != owner:  # we took a new lock by mistake: put it back
             os.rename(grave, place)
         shutil.rmtree(grave, ignore_errors=True)
 
@@ -121,19 +122,19 @@ def _read(place: str) -> dict:
 
 
 def end_orphan(owner: dict) -> None:
-    """End what a killed run (kill -9) left behind: nobody would record its success, and its output goes nowhere.
+    """End the command that a killed run (kill -9) left behind: nobody would record its success or see its output.
 
-    SIGTERM to the command itself, so that a training saves; after PATIENCE seconds SIGKILL to its group.
+    The command itself gets SIGTERM, so that a training can save. After PATIENCE seconds its whole group gets SIGKILL.
     """
     group = owner.get("child") or 0
     now = began(group) if group else ""
     if not group or (now and now != owner["child_began"]) or not _alive(group):
-        return  # gone; or its number is another process's by now
+        return  # it is gone, and its pid may belong to another process now
     say(f"ending pid {group}, which a killed run left behind ({owner['what']})")
     try:
         os.kill(group, signal.SIGTERM)
     except ProcessLookupError:
-        pass  # the leader is gone, others of its group are not
+        pass  # the leader is gone, but others of its group may not be
     until = time.monotonic() + PATIENCE
     while began(group) and time.monotonic() < until:
         time.sleep(0.05)

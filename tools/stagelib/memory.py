@@ -1,7 +1,8 @@
-"""Was a stage killed for memory? Status 137 says only that somebody sent SIGKILL; the kernel's counters say more.
+"""Finds out whether a stage was killed because memory ran out. Status 137 says only that it got SIGKILL, but the kernel
+counts such kills.
 
-They are the machine's own and that of the control group (a Slurm job, a container) we are in, so they serve whatever
-runs the stage: the host, podman, docker or Apptainer.
+We read the counters of the machine and of our control group (a Slurm job, a container). So it works for every way to
+run a stage: on the host, in podman, docker or Apptainer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 
 
 def kills() -> int:
-    """How many processes the kernel has killed for memory since the machine started; 0 where it doesn't say."""
+    """How many processes the kernel has killed for memory since the machine started; 0 if it doesn't tell."""
     return _field("/proc/vmstat", "oom_kill") or 0
 
 
@@ -41,7 +42,7 @@ def _limit() -> int:
     except OSError:
         return 0
     for _, controllers, path in groups:
-        if controllers == "":  # version 2
+        if controllers == "":  # control groups of version 2
             top, name = "/sys/fs/cgroup", "memory.max"
         elif "memory" in controllers.split(","):
             top, name = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"

@@ -1,4 +1,4 @@
-"""The stages as run.sh declares them, checked, and the help made from them."""
+"""The stages that run.sh declares: they are read and checked here, and --help is made from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BARE_OPTIONS = {"force", "dry_run", "help"}
 
 
 class Stop(Exception):
-    """The end of this run, told in one line; ``status`` is the exit status (2: wrong use, 1: everything else)."""
+    """Ends this run with a message of one line. ``status``: the exit status (2: wrong usage, 1: anything else)."""
 
     def __init__(self, message: str, status: int = 1):
         super().__init__(message)
@@ -20,7 +20,7 @@ class Stop(Exception):
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """``"; did you mean X?"`` or nothing."""
+    """``"; did you mean X?"`` with the nearest of ``known``, or ``""`` if none is near."""
     import difflib
 
     found = difflib.get_close_matches(word, known, 1)
@@ -28,7 +28,7 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 class Stage:
-    """One line of the table of contents: number, title, flags, what it reads and makes, and its command."""
+    """One stage, as a ``stage`` line of run.sh declares it: number, title, flags, inputs, outputs and command."""
 
     def __init__(self, words: list[str], downloads: str):
         where = f"stage {' '.join(words[:2])}"
@@ -71,23 +71,26 @@ class Stage:
 
 
 def _folder(output: str) -> str:
-    """The folder that a stage writes: its output's. A training's is the experiment, not its ``checkpoints``."""
+    """The folder that a stage writes: the one that its output is in. For a training this is the experiment, not its
+    folder ``checkpoints``."""
     folder = os.path.dirname(output) or "."
     return os.path.dirname(folder) or "." if os.path.basename(folder) == "checkpoints" else folder
 
 
 def _desk(folder: str, downloads: str) -> str:
-    """Where the lock, the record and the log of what is written to ``folder`` lie: in it. But a corpus is fetched aside
-    and renamed into place, so its folder must not be there before: ``downloads/.runs/<corpus>`` then."""
+    """The folder for the lock, record and log of a stage that writes ``folder``. It is ``folder`` itself, but for a
+    corpus in ``downloads`` it is ``downloads/.runs/<corpus>``: the fetch renames a new folder to the corpus's name, so
+    nothing may be there before."""
     inside = folder == downloads or folder.startswith(downloads + "/")
     return os.path.normpath(os.path.join(downloads, ".runs", os.path.relpath(folder, downloads))) if inside else folder
 
 
 class Plan:
-    """All that run.sh handed over.
+    """All that run.sh gave us.
 
-    The words come as records ``kind count word...``: ``value name text``, ``option name default help`` (those before
-    the record ``own`` are every recipe's), ``arguments ...`` (as the user typed them), ``sets ...``, ``stage ...``.
+    Its words are records ``kind count word...``. The kinds are ``value name text``; ``option name default help`` (those
+    before the record ``own`` belong to every recipe); ``arguments ...`` (as the user typed them); ``sets ...``; and
+    ``stage ...``.
     """
 
     script = "run.sh"
@@ -99,7 +102,7 @@ class Plan:
         self.arguments: list[str] = []
         self.sets: list[str] = []
         self.stages: list[Stage] = []
-        self.python = ""  # once chosen
+        self.python = ""  # "" until it is chosen
         position, options = 0, self.common
         while position < len(words):
             kind, count = words[position], int(words[position + 1])
@@ -132,8 +135,8 @@ class Plan:
         return self.values.get(name) == "true"
 
     def selected(self) -> list[Stage]:
-        """The stages from --stage to --stop_stage. A number that a recipe leaves out is no mistake (all recipes
-        number alike), nor is a high --stop_stage (Kaldi's users type 100); one that selects nothing is."""
+        """The stages from --stage to --stop_stage. It is an error if there are none. But a recipe need not have all
+        numbers (they mean the same in all recipes), and --stop_stage may be too high (Kaldi's users type 100)."""
         if not self.stages:
             raise Stop("there are no stages", 2)
         numbers = sorted({stage.number for stage in self.stages})
@@ -148,7 +151,7 @@ class Plan:
         return selected
 
     def command_line(self, *more: str, drop: tuple[str, ...] = ()) -> str:
-        """The user's command line again, to copy and paste: without the options ``drop``, with ``more``."""
+        """The user's command line again, for copy and paste: without the options in ``drop``, and with ``more``."""
         words, rest = [self.values["run"]], list(self.arguments)
         while rest:
             word = rest.pop(0)
@@ -159,7 +162,7 @@ class Plan:
         return shlex.join([*words, *more])
 
     def maker(self, path: str) -> Stage | None:
-        """The stage that makes ``path``: it is an output, lies in one, is a pattern for one, or lies beside one."""
+        """The stage that makes ``path``: an output of it, or what lies in or beside one, or a pattern for one."""
         fixed = path.partition("*")[0]
         for good in (lambda out: out == path, lambda out: path.startswith(out + "/"),
                      lambda out: fixed != path and out.startswith(fixed),
@@ -171,7 +174,7 @@ class Plan:
 
 
 def help_text(plan: Plan) -> str:
-    """What ``--help`` prints: the title from run.sh's first comment, the options, and the stages."""
+    """The text of ``--help``: the title (from run.sh's first comment), the options and the stages."""
     title = ""
     with open(os.path.join(plan.values["recipe"], plan.values["script"]), encoding="utf-8") as file:
         for line in file:

@@ -1,4 +1,4 @@
-"""One command: its output to the terminal and the log, its signals, its exit status."""
+"""Runs one command: copies its output to the terminal and the log, passes signals on, returns its exit status."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import BinaryIO
 
 from stagelib.terminal import forward
 
-REQUEUE = 85  # a training that was told to end has saved and is to be started again
-GRACE = 10  # seconds between Ctrl-C and SIGKILL
+REQUEUE = 85  # exit status of a training that was told to end: it has saved, and shall be started again
+GRACE = 10  # seconds from Ctrl-C to SIGKILL
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Log:
-    """A log file that keeps what a line looked like at its end: a progress bar's many states become one."""
+    """A log file in which each line is as it was at its end: of the many states of a progress bar, only the last one is
+    kept."""
 
     def __init__(self, path: str, header: str):
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -31,7 +32,7 @@ class Log:
         self._put(header.encode("utf-8", "surrogateescape"))
 
     def _put(self, text: bytes) -> None:
-        """A full disk is no reason to end a training that may yet find room for its checkpoints."""
+        """Write to the log. A full disk is no error here: the training may still find room for its checkpoints."""
         try:
             self.file.write(text)
         except OSError as error:
@@ -42,8 +43,8 @@ class Log:
         *whole, self.line = (self.line + data).split(b"\n")
         if whole:
             self._put(b"".join(_final(line) + b"\n" for line in whole))
-        # A bar may go on for hours without an end of line: forget the states that are over. (The last "\r" stays: it
-        # may be half of "\r\n".)
+        # A bar may run for hours without an end of line, so drop its old states. (The last "\r" stays: it may be half
+        # of "\r\n".)
         if len(self.line) > 1 << 16:
             self.line = _final(self.line) + b"\r" * self.line.endswith(b"\r")
 
@@ -59,16 +60,16 @@ def _final(line: bytes) -> bytes:
 
 
 class Child:
-    """Runs one command in a process group of its own and passes signals on to it.
+    """Runs one command in a process group of its own, and passes signals on to it.
 
-    Ctrl-C goes to the whole group, SIGKILL follows after GRACE seconds or a second Ctrl-C. SIGTERM, SIGHUP (the
-    terminal has gone) and Slurm's SIGUSR1 go to the command alone, which may need its helpers (data loaders) to save,
-    and are waited for without limit.
+    Ctrl-C goes to the whole group. After GRACE seconds, or after a second Ctrl-C, SIGKILL follows. SIGTERM, SIGHUP (the
+    terminal is gone; passed on as SIGTERM) and Slurm's SIGUSR1 go to the command alone, because it may need its helpers
+    (data loaders) in order to save. For these there is no time limit.
     """
 
     def __init__(self) -> None:
         self.process: subprocess.Popen | None = None
-        self.signal = 0  # the one that is to end the run
+        self.signal = 0  # the signal that shall end the run; 0: none came
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, self._received)
@@ -99,8 +100,8 @@ class Child:
             pass
 
     def run(self, command: list[str], env: dict[str, str], log: Log, started: Callable[[int], None]) -> int:
-        """Run it to its end and return its exit status (128 + n for signal n). ``started`` gets its pid."""
-        # Signals wait until the child is known: one in between would be lost on it.
+        """Run ``command`` to its end. Returns its exit status (128 + n for signal n). ``started`` is told its pid."""
+        # Signals are blocked until the child is known; otherwise one that comes now would not be passed on to it.
         passed_on = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
         try:
@@ -117,13 +118,13 @@ class Child:
             status = self.process.wait()
         finally:
             signal.alarm(0)
-            self._send(signal.SIGKILL, group=True)  # helpers that outlived it (or, after an error here, all of it)
+            self._send(signal.SIGKILL, group=True)  # ends helpers that are left (after an error here, the command too)
             self.process.wait()
             self.process = None
         return 128 - status if status < 0 else status
 
     def _forward(self, log: Log) -> None:
-        """Copy the output until it ends; a helper that outlives the command and holds the pipe is not waited for."""
+        """Copy the output until it ends. Don't wait for a helper that outlives the command and holds the pipe open."""
         pipe, ended = self.process.stdout.fileno(), 0.0
         while True:
             if not select.select([pipe], [], [], 0.2)[0]:
@@ -140,7 +141,7 @@ class Child:
 
 
 def tail(path: str, lines: int = 20) -> str:
-    """The last lines of a log, to be shown when a stage has failed."""
+    """The last lines of a log, which are shown when a stage has failed."""
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - (1 << 16)))
         text = file.read().decode("utf-8", "replace")
@@ -148,5 +149,5 @@ def tail(path: str, lines: int = 20) -> str:
 
 
 def shown(command: list[str], recipe: str, repo: str) -> str:
-    """A command to copy and paste into a shell in the recipe's folder; the house's own paths made relative."""
+    """A command for copy and paste into a shell in the recipe's folder. Paths in the repository are made relative."""
     return shlex.join([os.path.relpath(word, recipe) if word.startswith(repo + "/") else word for word in command])

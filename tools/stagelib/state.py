@@ -1,12 +1,12 @@
-"""What is recorded of a stage, and what has changed since.
+"""The record of a stage, and what has changed since it was written.
 
-A record lies beside the stage's outputs, in ``.stages/<number>_<title>.json``: ``status`` (running, done, failed,
-interrupted), ``why`` the stage was run, and a signature of three parts, each kept readable so that a reason can be
-told:
+The record is beside the stage's outputs, in ``.stages/<number>_<title>.json``. It has ``status`` (running, done,
+failed, interrupted), ``why`` the stage was run, and a signature of three parts. These are kept as readable text, so
+that we can tell what has changed:
 
-    arguments   the command's words, less those that change no result
+    arguments   the words of the command, without those that change no result
     config      the sections of the resolved config that the stage names by --conf, flattened
-    inputs      size, time and content of each file it reads
+    inputs      size, time and content of each file that the stage reads
 """
 
 from __future__ import annotations
@@ -24,29 +24,31 @@ from collections.abc import Iterator
 
 from stagelib.plan import Plan, Stage, Stop, nearest
 
-# Options of a stage's command that say how a result is made, but not what it is: its processes, and cmd.sh's own, where
-# a stage calls that itself.
+# Options of a stage's command that change how a result is made, but not the result: the number of processes; and the
+# options of cmd.sh, for a stage that calls it.
 INDIFFERENT_OPTIONS = {"nj", "ngpu", "num_workers", "engine", "image", "backend", "log"}
-# Keys of the config of the same kind, each by its full path: a model may well have an argument called log or image.
+# Keys of the config that change no result. Each has its full path, because a model may have an argument log or image.
 INDIFFERENT_KEYS = {
-    "data.num_workers",  # who reads: what an epoch holds depends on seed and epoch alone
-    "data.resident",  # where the images lie: on the device or beside it
-    "train.threads",  # who computes, as --ngpu: sums are rounded otherwise, no more
-    "train.log_steps", "train.tensorboard", "train.histograms", "train.wandb",  # what is told of a training
-    "train.save_minutes", "train.keep",  # what an interruption may cost: a resumed training gives the same result
+    "data.num_workers",  # how many processes read; what an epoch holds depends on seed and epoch alone
+    "data.resident",  # where the images are kept: on the device or not
+    "train.threads",  # how many cores compute, as --ngpu: sums are only rounded in another way
+    "train.log_steps", "train.tensorboard", "train.histograms", "train.wandb",  # what is logged
+    "train.save_minutes", "train.keep",  # how much an interruption costs; a resumed training gives the same result
 }
-# All else counts, also what is nearly of this kind: train.amp (another arithmetic), train.average (other weights),
-# decode.batch_size and decode.max_duration (the speed that results.txt tells is theirs).
-# A training that was given more of these goes on from where it is.
+# All other keys count. Some of them look as if they did not: train.amp (it changes the arithmetic), train.average (it
+# changes the weights), decode.batch_size and decode.max_duration (they change the speed, which results.txt tells).
+# If one of these grows, a training goes on from where it is.
 GROWING = ("train.epochs", "train.max_minutes")
-LARGEST_HASHED = 256 << 20  # bytes; what is larger (a feature archive, say) goes by size and time alone
+LARGEST_HASHED = 256 << 20  # bytes; of a larger file (e.g. a feature archive), only size and time are compared
 NOT_SET = "not set"
-DEFAULTS = "the defaults"  # the place of the defaults beside the sections of a resolved config
-MOST_FILES = 200  # of a folder that is an input; a larger one (AISHELL has 140,000) goes by what its first level holds
+DEFAULTS = "the defaults"  # the key of the defaults, beside the sections of a resolved config
+OWN_CODE = "local"  # the recipe's folder of its own modules
+FIRST_OF_OWN_CODE = 4  # the training; what comes before it makes data, by modules of the house
+MOST_FILES = 200  # if an input is a folder with more files (AISHELL has 140,000), only its first level is compared
 
 
 def write(path: str, text: str) -> None:
-    """Write a small file whole or not at all."""
+    """Write a small file: all of it or nothing."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     aside = f"{path}.tmp-{os.getpid()}"
     with open(aside, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -57,7 +59,7 @@ def write(path: str, text: str) -> None:
 
 
 def load(stage: Stage) -> dict | None:
-    """The stage's record; None if there is none. One that can't be read counts as a stage that was interrupted."""
+    """The stage's record; None if there is none. If it can't be read, its status says so, and the stage runs again."""
     try:
         with open(stage.record_path, encoding="utf-8", errors="surrogateescape") as file:
             record = json.load(file)
@@ -69,7 +71,7 @@ def load(stage: Stage) -> dict | None:
 
 
 def save(stage: Stage, status: str, signature: dict, **more: object) -> None:
-    """Record ``status`` and the signature, with the time and whatever else is worth knowing."""
+    """Write the record: ``status``, the signature, the time, and ``more``."""
     inputs = {name: {key: file[key] for key in ("size", "mtime_ns", "sha256")}
               for name, file in signature["inputs"].items()}
     record = {"status": status, "when": time.strftime("%Y-%m-%d %H:%M:%S"), **more, **signature, "inputs": inputs}
@@ -77,7 +79,7 @@ def save(stage: Stage, status: str, signature: dict, **more: object) -> None:
 
 
 def arguments(stage: Stage, plan: Plan) -> list[str]:
-    """The command's words that change results; the config's name is left out where its content is looked at."""
+    """The words of the command that change results. The config's name is left out if its content is compared."""
     words, kept = list(stage.command), []
     while words:
         word = words.pop(0)
@@ -90,7 +92,7 @@ def arguments(stage: Stage, plan: Plan) -> list[str]:
 
 
 def portable(word: str, plan: Plan) -> str:
-    """``word`` without the places where the repository and the downloads happen to lie (a mount differs, say)."""
+    """``word`` without the paths of the repository and the downloads, which may be mounted in another place."""
     for name in ("downloads", "repo"):
         word = word.replace(plan.values[name], f"<{name}>")
     return word
@@ -99,7 +101,7 @@ def portable(word: str, plan: Plan) -> str:
 def sections(stage: Stage, config: dict, strict: bool = True) -> dict[str, object]:
     """The part of the resolved config that the stage reads, as ``{"features.num_mel_bins": 80, ...}``.
 
-    A section that isn't there is an error where ``strict``.
+    With ``strict``, a section that does not exist is an error.
     """
     flat: dict[str, object] = {}
 
@@ -121,8 +123,8 @@ def sections(stage: Stage, config: dict, strict: bool = True) -> dict[str, objec
 
 
 def content(path: str) -> str:
-    """SHA-256 of what a file says; "" if it is too large. Of a .gz, of what is in it: its header holds a time, and a
-    manifest made again must not look changed."""
+    """SHA-256 of a file's content; "" if the file is too large. For a .gz, it is that of the unpacked content: the
+    header holds a time, and a manifest that was made again must not look changed."""
     if os.path.getsize(path) > LARGEST_HASHED:
         return ""
     for opened in (gzip.open, open) if path.endswith(".gz") else (open,):
@@ -132,20 +134,20 @@ def content(path: str) -> str:
                 for block in iter(lambda: file.read(1 << 20), b""):
                     digest.update(block)
         except (EOFError, zlib.error, gzip.BadGzipFile):
-            continue  # not, or not all of, what its name says
+            continue  # it is no gzip file, or is cut short
         return digest.hexdigest()
     return ""
 
 
 def matches(path: str) -> list[str]:
-    """What is there under an input's name, in which ``*`` stands for a part of a name."""
+    """The files and folders that an input's name stands for; ``*`` in it stands for a part of a name."""
     if "*" in path:
         return sorted(glob.glob("*".join(glob.escape(part) for part in path.split("*"))))
     return [path] if os.path.exists(path) else []
 
 
 def files_of(path: str) -> Iterator[str]:
-    """The files that stand for an input: a folder's own, at any depth, without hidden ones and logs."""
+    """The files of an input: the file itself, or those in the folder, at any depth, without hidden files and logs."""
     for place in matches(path):
         if not os.path.isdir(place):
             yield place
@@ -155,10 +157,24 @@ def files_of(path: str) -> Iterator[str]:
             yield from (os.path.join(folder, name) for name in sorted(files) if not name.startswith("."))
 
 
-def fingerprints(stage: Stage, plan: Plan, with_content: bool) -> dict[str, dict]:
-    """``{path: {"size", "mtime_ns", "sha256"}}`` of the inputs; of those that are there."""
+def own_code(stage: Stage, config: dict | None) -> list[str]:
+    """The recipe's own modules, as inputs of a stage: where the config names a task or a network of ``local/``, they
+    decide what the training and all that follows it do."""
+    def names_local(value: object) -> bool:
+        if isinstance(value, dict):
+            return any(map(names_local, value.values()))
+        return isinstance(value, str) and value.startswith("local.")
+
+    plain = {key: value for key, value in (config or {}).items() if key != DEFAULTS}
+    if stage.number < FIRST_OF_OWN_CODE or not names_local(plain):
+        return []
+    return sorted(path for path in files_of(OWN_CODE) if path.endswith(".py"))
+
+
+def fingerprints(stage: Stage, plan: Plan, with_content: bool, more: list[str]) -> dict[str, dict]:
+    """``{path: {"size", "mtime_ns", "sha256"}}`` of those inputs, and of ``more``, that exist."""
     made: dict[str, dict] = {}
-    for path in stage.inputs:
+    for path in [*stage.inputs, *more]:
         files = list(itertools.islice(files_of(path), MOST_FILES + 1))
         if len(files) > MOST_FILES:
             names = sorted(os.listdir(path)) if os.path.isdir(path) else matches(path)
@@ -176,26 +192,28 @@ def fingerprints(stage: Stage, plan: Plan, with_content: bool) -> dict[str, dict
 
 
 def signature(stage: Stage, plan: Plan, config: dict | None, with_content: bool = False) -> dict:
-    """The three parts as they are now. Contents are only read on demand: a file whose time is unchanged needs none."""
-    inputs = fingerprints(stage, plan, with_content)
+    """The three parts of the signature as they are now. Contents are read only ``with_content``: a file whose time has
+    not changed need not be read."""
+    inputs = fingerprints(stage, plan, with_content, own_code(stage, config))
     return {"arguments": arguments(stage, plan), "config": sections(stage, config) if stage.conf and config else {},
             "inputs": inputs}
 
 
 def defaults(stage: Stage, config: dict | None) -> dict[str, object]:
-    """What the keys of the stage's sections are where nobody sets them."""
+    """The defaults of the keys in the stage's sections."""
     return sections(stage, config.get(DEFAULTS, {}), strict=False) if stage.conf and config else {}
 
 
 def changes(record: dict, now: dict, defaults: dict[str, object] | None = None) -> tuple[list[str], dict[str, tuple]]:
-    """What differs between a record and the signature ``now``: reasons, and the config's keys with (was, is).
+    """What differs between a record and the signature ``now``: the reasons, and {key of the config: (was, is)}.
 
-    A key that the record doesn't know and that stands at its default is younger than the record: no change.
-    An input with another time but the same content is no change; its new time is noted in ``record["inputs"]`` (and
-    ``record["touched"]`` set), so that its content need not be read again.
+    Two things are no change. A key that the record does not have and that has its default: it was added to speechlab
+    after the record. An input with another time but the same content: its new time is noted in ``record["inputs"]``
+    (and ``record["touched"]`` is set), so that its content need not be read again.
     """
     was, is_ = record["config"], now["config"]
-    was = {key: value for key, value in was.items() if key not in INDIFFERENT_KEYS}  # of an older version
+    # Older versions recorded them, too.
+    was = {key: value for key, value in was.items() if key not in INDIFFERENT_KEYS}
     young = {key for key, value in (defaults or {}).items() if key not in was and is_.get(key, NOT_SET) == value}
     keys = {key: (was.get(key, NOT_SET), is_.get(key, NOT_SET)) for key in [*was, *(k for k in is_ if k not in was)]
             if is_ and key not in young and was.get(key, NOT_SET) != is_.get(key, NOT_SET)}
@@ -205,7 +223,9 @@ def changes(record: dict, now: dict, defaults: dict[str, object] | None = None) 
     for name, new in now["inputs"].items():
         old = record["inputs"].get(name)
         if old is None:
-            reasons.append(f"{name} is new")
+            if not (name.startswith(OWN_CODE + os.sep) and not any(n.startswith(OWN_CODE + os.sep)
+                                                                   for n in record["inputs"])):  # an older record
+                reasons.append(f"{name} is new")
         elif old["size"] != new["size"] and not name.endswith(".gz"):
             reasons.append(f"{name} has changed")
         elif (old["mtime_ns"], old["size"]) != (new["mtime_ns"], new["size"]) or not new["mtime_ns"]:
@@ -232,7 +252,7 @@ def gone(stage: Stage, plan: Plan, record: dict, now: dict) -> list[str]:
 
 
 def key_reasons(keys: dict[str, tuple]) -> list[str]:
-    """``num_mel_bins was 80, is 40``: by a key's last part, unless two of them are alike."""
+    """``num_mel_bins was 80, is 40`` for each key. Only the last part of a key is named, unless two would be alike."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return [f"{name if last.count(name) == 1 else key} was {_show(old)}, is {_show(new)}"
             for name, (key, (old, new)) in zip(last, keys.items())]

@@ -1,4 +1,4 @@
-"""What the run says on stdout. A reader that goes away (``./run.sh | head``) does not stop the work."""
+"""Writes to stdout. If the reader goes away (``./run.sh | head``), the work does not stop."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 
 
 def forward(data: bytes) -> None:
-    """Write ``data`` at once; from the first write that nobody reads on, to nowhere."""
+    """Write ``data`` at once. After the first write that nobody reads, all output is thrown away."""
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        # Python would try the unwritten rest again at exit
+        # Otherwise Python would try to write the rest again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

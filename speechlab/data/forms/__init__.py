@@ -3,8 +3,8 @@
 A corpus names its form (``FORM = "speech"``, which is also the default). A form is a module with
 
 * ``CARRIES``: what items carry where the corpus does not say it, e.g. ``("text",)``;
-* ``finish(made, out, corpus)``: checks ``made``, which is what ``prepare()`` returned, writes it into the folder
-  ``out`` (all of it or, on any error, nothing), and prints a small table. ``corpus`` is a :class:`Corpus`.
+* ``finish(made, out, corpus)``: checks ``made`` (what ``prepare()`` returned), writes it into the folder ``out``, and
+  prints a small table. On any error it writes nothing. ``corpus`` is a :class:`Corpus`.
 
 Forms are found by name: a new one is a new module here, or ``local.NAME`` in a recipe's ``local/``.
 """
@@ -22,27 +22,23 @@ from speechlab.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """What a form is told of the corpus beside its data.
+    """What a form is told about the corpus, besides its data."""
 
-    name: as on the command line. carries: what each item carries (``text``, ``label``, ``speaker``, ``clean``, or a
-    recipe's own word). shared_speakers: speakers may be in several splits. nj: how many files to read at once.
-    """
-
-    name: str
-    carries: tuple[str, ...]
-    shared_speakers: bool = False
-    nj: int = 1
+    name: str  # as on the command line
+    carries: tuple[str, ...]  # what each item carries: text, label, speaker, clean, or a recipe's own word
+    shared_speakers: bool = False  # a speaker may be in several splits
+    nj: int = 1  # how many files to read at once
 
 
 def names() -> list[str]:
-    """The forms of this package."""
+    """The names of the forms in this package."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> ModuleType:
     """The form called ``name``: one of :func:`names`, or ``local.x``, a recipe's own ``local/x.py``.
 
-    Raises a UserError where there is no such form, where its module lacks a part, or needs a package that is missing.
+    Raises a UserError if there is no such form, or its module lacks a part or needs a package that is not installed.
     """
     own = name.startswith("local.")
     if not own and name not in names():

@@ -12,6 +12,7 @@ CARRIES = ("label",)
 
 
 def finish(made: tuple[Mapping[str, Split], Sequence[str]], out: Path, corpus: Corpus) -> None:
-    """Pack ``({split: (images, labels) or (images, labels, ids)}, names of the classes)``, see ``write_pack``."""
+    """Write the pack. ``made``: ({split: (images, labels) or (images, labels, ids)}, names of the classes); for both,
+    and the errors, see ``write_pack``."""
     splits, classes = made
     show_pack(write_pack(out, splits, classes, corpus.name))

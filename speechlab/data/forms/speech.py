@@ -1,11 +1,12 @@
-"""The form ``speech``: lhotse cuts by split become manifests, after all checks that corpora share.
+"""The form ``speech``: lhotse cuts by split become manifests, after the checks that all corpora share.
 
-Text is normalised, every file is decoded once and what can't be used is listed and left out, speakers are kept apart,
-and ``{split}.jsonl.gz``, ``bad_audio.tsv`` and ``summary.json`` are written. The same input gives the same bytes.
+The steps are: normalise text; decode every file once, and list and leave out what can't be used; check that no speaker
+is in two splits; write ``{split}.jsonl.gz``, ``bad_audio.tsv`` and ``summary.json``. The same input gives the same
+bytes.
 
-Checks ask only for what items carry: a transcript (``text``), a ``label`` (in ``supervision.custom``, as all that
-follows), a ``speaker``, the path of a ``clean`` partner, or a recipe's own word. Silence is a fault, except among
-labels, where it may be a class.
+Only what items carry is checked: the ``text`` and ``speaker`` of the supervision; in ``supervision.custom``, a
+``label``, the path of a ``clean`` partner, or a recipe's own word. Silence is a fault; but if items carry labels, it
+may be a class.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ if TYPE_CHECKING:
     from lhotse import CutSet, MonoCut
 
 CARRIES = ("text",)
-SAMPLE_RATE = 16000  # what recipes hear; other rates are resampled when features are computed
-LONG = 60.0  # seconds; more than this in one utterance is mostly a mistake, and a batch that does not fit
+SAMPLE_RATE = 16000  # Hz, of the sound in recipes; sound of other rates is resampled when features are computed
+LONG = 60.0  # seconds; a longer utterance is usually a mistake, and may not fit into memory
 
 
 def finish(made: Mapping[str, CutSet], out: Path, corpus: Corpus) -> dict[str, dict]:
-    """Normalise, check, and write all splits (or, on any error, none) to ``out``; returns what summary.json holds.
+    """Normalise, check, and write all splits to ``out``. On any error none is written. Returns what summary.json holds.
 
     Args:
         made: the cuts of each split, one supervision per cut.
         out: the folder of the manifests.
         corpus: what the cuts carry, and whether speakers may be in several splits.
     Raises:
-        UserError: splits that recipes can't use, a speaker in two of them, more bad utterances than can be left out,
-            a class without training utterances.
+        UserError: splits that recipes can't use, a speaker in two splits, too many bad utterances, a class without
+            training utterances.
     """
     if not isinstance(made, Mapping):
         raise UserError(f"{corpus.name}: prepare() must return {{split: CutSet}}, and returned a "
@@ -71,7 +72,7 @@ def finish(made: Mapping[str, CutSet], out: Path, corpus: Corpus) -> dict[str, d
 
 
 def _check_splits(cuts: dict[str, list[MonoCut]]) -> None:
-    """What recipes rely on: train, dev and a test that are not empty, ids that are unique, one supervision a cut."""
+    """Check what recipes rely on: train, dev and a test that are not empty, unique ids, one supervision per cut."""
     tests = [split for split in cuts if split.startswith("test")]
     strange = [split for split in cuts if split not in ("train", "dev", *tests)]
     if strange or not {"train", "dev"} <= set(cuts) or not tests:
@@ -87,7 +88,7 @@ def _check_splits(cuts: dict[str, list[MonoCut]]) -> None:
                 raise UserError(f"utterance {cut.id} in {split} has {len(cut.supervisions)} supervisions, not one")
             seen[cut.id] = split
             for source in cut.recording.sources:
-                if source.type == "file":  # recipes, containers and notebooks run in different folders
+                if source.type == "file":  # absolute: recipes, containers and notebooks run in different folders
                     source.source = os.path.abspath(source.source)
 
 
@@ -105,7 +106,7 @@ def _check_speakers(cuts: dict[str, list[MonoCut]]) -> None:
 
 
 def _normalise_text(cut: MonoCut) -> bool:
-    """Normalise in place, keeping another original as ``raw_text``; True if it changed."""
+    """Normalise the text in place. If this changes it, keep the original as ``raw_text`` and return True."""
     supervision = cut.supervisions[0]
     if supervision.text is None:
         return False
@@ -119,7 +120,7 @@ def _normalise_text(cut: MonoCut) -> bool:
 
 
 def _find_bad(cuts: dict[str, list[MonoCut]], corpus: Corpus) -> dict[str, str]:
-    """Reason by id of each utterance that can't be used."""
+    """{id: reason} of each utterance that can't be used."""
     bad = _find_bad_audio(cuts, corpus)
     for some in cuts.values():
         for cut in some:
@@ -133,7 +134,7 @@ def _find_bad(cuts: dict[str, list[MonoCut]], corpus: Corpus) -> dict[str, str]:
 
 
 def _find_bad_audio(cuts: dict[str, list[MonoCut]], corpus: Corpus) -> dict[str, str]:
-    """Of the audio itself; each file is opened once, however many utterances it holds."""
+    """{id: reason} by the audio itself. Each file is opened once, even if it holds many utterances."""
     files: dict[str, list[MonoCut]] = defaultdict(list)
     for some in cuts.values():
         for cut in some:
@@ -158,7 +159,7 @@ def _lacks(cut: MonoCut, what: str) -> str | None:
 
 
 def _find_bad_partners(cuts: dict[str, list[MonoCut]], nj: int, bad: dict[str, str]) -> dict[str, str]:
-    """Of the clean partners of those that are not bad by themselves; their paths become absolute."""
+    """{id: reason} by the clean partners. Utterances in ``bad`` are passed over. Paths of partners become absolute."""
     some = [cut for split in cuts.values() for cut in split if cut.id not in bad]
     for cut in some:
         cut.supervisions[0].custom["clean"] = os.path.abspath(cut.supervisions[0].custom["clean"])
@@ -173,7 +174,7 @@ def _find_bad_partners(cuts: dict[str, list[MonoCut]], nj: int, bad: dict[str, s
 
 
 def _write_bad(out: Path, cuts: dict[str, list[MonoCut]], bad: dict[str, str]) -> None:
-    """Write bad_audio.tsv, also when the stage then fails because too much is bad."""
+    """Write bad_audio.tsv. It is written even if the stage then fails because too many utterances are bad."""
     path = out / "bad_audio.tsv"
     rows = [(cut.recording.sources[0].source, bad[cut.id], split, cut.id)
             for split, some in cuts.items() for cut in some if cut.id in bad]
@@ -205,7 +206,8 @@ def _summary(cuts: list[MonoCut], before: int, changed: int) -> dict[str, Any]:
 
 
 def _count_classes(summary: dict[str, dict], cuts: dict[str, list[MonoCut]]) -> None:
-    """Add to each split's row how many classes it has, and the least and most utterances per class of all classes."""
+    """Add to each split's row: how many classes it has, and the smallest and the largest number of utterances of a
+    class."""
     count = {split: Counter(str(carried(cut, "label")) for cut in some) for split, some in cuts.items()}
     everything = sorted(set().union(*count.values()))
     if unseen := [label for label in everything if label not in count["train"]]:
@@ -219,14 +221,14 @@ def _count_classes(summary: dict[str, dict], cuts: dict[str, list[MonoCut]]) -> 
 
 
 def _earlier_splits(out: Path) -> set[str]:
-    """The splits that an earlier run wrote: one that the corpus has no more must not stay among the new ones."""
+    """The splits that an earlier run wrote. Those that the corpus no longer has must be removed."""
     try:
         return set(json.loads((out / "summary.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return set()
 
 
-# heading, width, the value in a split's row
+# The table's columns: (heading, width, a split's value)
 _COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
     ("utterances", 11, lambda row: str(row["cuts"])),
     ("hours", 8, lambda row: f"{row['seconds'] / 3600:.3f}"),
@@ -243,7 +245,7 @@ _CLASS_COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
 
 
 def _show(summary: dict[str, dict]) -> None:
-    """A small table for people, and a word about utterances that are too long to be one."""
+    """Print a small table, and a note about utterances that are too long."""
     for line in _table(summary):
         print(line)
     for split, row in summary.items():

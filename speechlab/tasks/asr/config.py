@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from typing import Literal
 
 from speechlab.config import Component
 from speechlab.data.lm import LMConfig
@@ -22,11 +23,17 @@ class LossConfig:
     ctc: float = 1.0  # CTC's share; the rest is the attention decoder's cross-entropy. 1: CTC alone, 0: cross-entropy
     label_smoothing: float = 0.1  # the part of the cross-entropy's target that all tokens get alike
     auxiliary: float = 0.3  # within CTC's share, that of the second CTC loss (over tokens.auxiliary)
+    # Weight of the guided attention loss (Tachibana et al. 2018, arXiv 1710.08969) within the decoder's share: two
+    # heads of each block after the first are pulled towards the diagonal. 0: no such loss.
+    guided: float = 0.0
+    guided_width: float = 0.2  # how far from the diagonal a head may look for little, as a part of the utterance (g)
     layer: int = 3  # the encoder block (from 1) that the second loss judges; the blocks above are told what it heard
 
     def __post_init__(self) -> None:
         within(self, "ctc", "label_smoothing", "auxiliary", least=0, most=1)
         within(self, "layer", least=1)
+        within(self, "guided", least=0)
+        within(self, "guided_width", above=0, most=10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +44,9 @@ class DecoderConfig:
     heads: int = 4  # attention heads of a block
     hidden: int | None = None  # width of the feed-forward layers (null: four times the encoder's width)
     dropout: float = 0.1  # share of channels that are dropped in training
+    # sinusoids: absolute positions, added to the encoder's frames and to the tokens: the attention over the frames
+    # then knows where in the utterance a frame lies. none: it looks by content alone (as older models do).
+    positions: Literal["none", "sinusoids"] = "none"
 
     def __post_init__(self) -> None:
         within(self, "layers", least=0)

@@ -1,4 +1,4 @@
-"""Decoding test sets: every search method over one pass of the network."""
+"""Decodes test sets: the network computes each utterance once, and every search method uses that."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from speechlab.tasks.interface import test_sets
 
 
 def decode(recogniser: Recogniser, data: Path, exp: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Decode every test set by every method; returns the methods with their weights.
+    """Decode every test set by every method. Returns {method: its weights}.
 
-    Weights of a language model that the config leaves open are tuned on the validation set first, never on a test set.
+    Weights that the config does not give are first tuned on the validation set, never on a test set.
     """
     sets = test_sets(data, args.sets)
     if args.lm:
@@ -39,7 +39,8 @@ def decode(recogniser: Recogniser, data: Path, exp: Path, args: argparse.Namespa
 
 
 def chosen(recogniser: Recogniser, names: str) -> list[str]:
-    """The methods that a user asked for; ``all`` passes over what the model can't do, a name that can't is an error."""
+    """The methods that a user asked for. ``all`` means those that work with this model. UserError for the name of a
+    method that does not."""
     if names == "all":
         for method in METHODS:
             if why := recogniser.lacks(method):
@@ -81,7 +82,7 @@ def decode_set(recogniser: Recogniser, search: Search, data: Path, name: str, we
 
 
 def line(cut: Any, nbest: list[Hypothesis], recogniser: Recogniser) -> str:
-    """One answer for hyp.jsonl, its n-best with it."""
+    """A line of hyp.jsonl: the answer for one utterance, with its n-best."""
     supervision, best = cut.supervisions[0], nbest[0]
     record = {"id": cut.id, "ref": supervision.text, "hyp": recogniser.tokenizer.decode(best.tokens),
               "seconds": round(cut.duration, 3), "speaker": supervision.speaker, "score": best.score,

@@ -1,4 +1,4 @@
-"""A trained recogniser from its checkpoint alone: features, network, search by every method."""
+"""A trained recogniser, made from its checkpoint alone: features, network, and all search methods."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ from speechlab.tasks.interface import Model
 from speechlab.training.device import to_device
 
 NBest = list[list[Hypothesis]]
-# Of CTC's beam: characters that sound alike often have a posterior of 1e-3 and less, until a language model speaks.
+# Pruning of CTC's beam. It is wide because the right one of several characters that sound alike often has a posterior
+# below 1e-3, and only the language model can then choose it.
 WIDTH = {"prune": 1e-4, "top": 40, "threshold": 15.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to search: what of the model it needs, and whether it weighs a language model (weights to tune)."""
+    """A way to search: which parts of the model it needs, and whether it needs a language model (with weights to tune).
+    """
 
     about: str
     ctc: bool = False
@@ -58,12 +60,13 @@ METHODS_HELP = "; ".join(f"{name}: {method.about}" for name, method in METHODS.i
 
 
 class Recogniser(Model):
-    """A trained model with all that it needs.
+    """A trained model, with all that it needs to recognise speech.
 
     Args:
         state: the checkpoint (speechlab/training/checkpoint.py).
-        device: to compute on.
-        lm: an n-gram language model over the same units; neural_lm: one as a network (speechlab/models/lm.py).
+        device: where to compute.
+        lm: an n-gram language model over the same units.
+        neural_lm: a language model that is a network (speechlab/models/lm.py), over the same units.
     """
 
     def __init__(self, state: dict[str, Any], device: torch.device, lm: ArpaLM | None = None,
@@ -83,21 +86,21 @@ class Recogniser(Model):
                             f"({str(error).splitlines()[-1].strip()})") from None
 
     def __call__(self, source: Any, rate: int | None = None, **options: Any) -> dict[str, Any]:
-        """What is said in a file (its path) or in samples with their ``rate``, as ``infer --json`` gives it.
+        """Recognise a file (its path), or samples with their ``rate`` in Hz. Returns what ``infer --json`` prints.
 
         Args:
-            options: ``method``, ``lm``, ``neural_lm`` (folders), ``chunk``, ``overlap`` (seconds).
+            options: ``method``; ``lm`` and ``neural_lm`` (folders); ``chunk`` and ``overlap`` (seconds).
         """
         from speechlab.tasks.asr.infer import hear
 
         return hear(self, source, rate, **options)
 
     def methods(self) -> dict[str, str]:
-        """The names in :data:`METHODS` that this model, with the language models given, can be searched by."""
+        """The methods of :data:`METHODS` that work with this model and its language models: {name: what it does}."""
         return {name: method.about for name, method in METHODS.items() if self.lacks(name) is None}
 
     def lacks(self, method: str) -> str | None:
-        """Why it can't be searched by ``method``; None if it can. UserError for a name that is not there."""
+        """Why ``method`` does not work with this model; None if it does. UserError if there is no such method."""
         if method not in METHODS:
             raise UserError(f"no search method '{method}': there are {', '.join(METHODS)}", 2)
         needs = METHODS[method]
@@ -111,11 +114,11 @@ class Recogniser(Model):
 
     @property
     def judged_in_characters(self) -> bool:
-        """Whether errors are counted in characters (Chinese) or in words."""
+        """True if errors are counted in characters (Chinese), False if in words."""
         return has_hanzi("".join(self.tokenizer.units))
 
     def load_neural_lm(self, exp: Path) -> None:
-        """Use the language model that was trained in the experiment ``exp``."""
+        """Use the language model that was trained in the experiment ``exp``. UserError if it does not fit."""
         found = tasks.load(exp, device=self.device)
         if not hasattr(found, "units"):
             raise UserError(f"{exp} is no language model: its task is {found.config.task}", 2)
@@ -125,9 +128,9 @@ class Recogniser(Model):
         self.neural_lm = found.network
 
     def batches(self, data: Path, split: str, limit: int | None = None) -> tuple[CutSet, Iterator[dict[str, Any]]]:
-        """A split's cuts (by id the first ``limit``), and its batches for :meth:`encode`.
+        """A split's cuts (only the first ``limit`` by id), and batches of them for :meth:`encode`.
 
-        Stored features must match the checkpoint's contract.
+        Raises a UserError if stored features do not match the checkpoint's contract.
         """
         config = self.config
         cuts, reader = read_features(data, self.contract, split, config.data.on_the_fly)
@@ -141,7 +144,7 @@ class Recogniser(Model):
 
     @torch.no_grad()
     def encode(self, batch: dict[str, Any]) -> Encoded:
-        """What the encoder hears of ``{"x": (B, T, bins), "x_lens": (B,)}``; log-posteriors and lengths on the CPU."""
+        """The encoder's output for ``{"x": (B, T, bins), "x_lens": (B,)}``; log-posteriors and lengths on the CPU."""
         batch = to_device(batch, self.device)
         found = self.model.encode(batch["x"], batch["x_lens"])
         return dataclasses.replace(found, log_probs=None if found.log_probs is None else found.log_probs.cpu())
@@ -152,9 +155,9 @@ class Recogniser(Model):
         """The best hypotheses of each utterance by ``method``, best first.
 
         Args:
-            found: of :meth:`encode`.
-            weights: ``ctc_weight`` (joint), ``lm_weight`` (ctc_beam_lm), ``length_bonus`` (both; 0 where left out).
-            wide: CTC's searches keep more hypotheses, to tune weights on.
+            found: what :meth:`encode` returned.
+            weights: ``ctc_weight`` (for joint), ``lm_weight`` (for ctc_beam_lm), ``length_bonus`` (both; default 0).
+            wide: CTC's searches return more hypotheses, so that weights can be tuned on them.
         """
         if why := self.lacks(method):
             raise UserError(f"method {method}: {why}", 2)
@@ -179,7 +182,8 @@ class Recogniser(Model):
 
     @torch.no_grad()
     def judge(self, found: Encoded, nbest: NBest) -> dict[str, list[list[float]]]:
-        """Log probabilities of each hypothesis by who has not judged it yet: ``attention``, ``lm``, ``neural_lm``."""
+        """Log probabilities of each hypothesis, by each model that has not scored it in the search: ``attention``,
+        ``lm``, ``neural_lm``."""
         more = {}
         known = next((h.parts for hyps in nbest for h in hyps if not h.error), {})
         if self.model.decoder is not None and "attention" not in known:

@@ -1,7 +1,7 @@
-"""Scoring a recogniser: CER and SER of hanzi, WER and CER of other scripts, and the worst utterances to see and hear.
+"""Scores a recogniser: CER and SER of Chinese, WER and CER of other languages; the worst utterances to see and hear.
 
-Reads EXP/decode/<method>/<test_set>/hyp.jsonl (and time.json, for the speed); writes ref.trn, hyp.trn (for sclite) and
-worst.txt beside each.
+It reads EXP/decode/<method>/<test_set>/hyp.jsonl (and time.json, for the speed). It writes ref.trn and hyp.trn (for
+sclite) and worst.txt into the same folder.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ import argparse
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from speechlab.data import pinyin
 from speechlab.errors import UserError
-from speechlab.files import read_json, write_text
+from speechlab.files import write_text
 from speechlab.scoring import compare as comparing
 from speechlab.scoring import sclite
 from speechlab.scoring.answers import folders, read_items, read_speed, share_pinyin
@@ -40,13 +37,14 @@ from speechlab.scoring.wer import (
     worst_of,
 )
 from speechlab.tasks.interface import Scored
+from speechlab.tasks.recordings import Recordings
 
 UNITS: dict[str, list[Unit]] = {"cer": ["char"], "wer": ["word"], "ser": ["syllable"]}
-# What auto means. The first unit is the one that the trn files are in.
+# The units that auto chooses. The trn files are in the first one.
 _HANZI: list[Unit] = ["char", "syllable"]
 _OTHERS: list[Unit] = ["word", "char"]
-SHOWN = 60  # utterances of a test set and method in the report
-HEARD = 8  # of these, the worst ones can be heard
+SHOWN = 60  # utterances in the report, per test set and method
+HEARD = 8  # of these, so many (the worst) can be heard
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,12 +56,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def score(exp: Path, args: argparse.Namespace) -> Scored:
-    """Rows, notes and mistakes of all that was decoded; with ``--sclite`` the text of its counts beside ours."""
+    """Score all that was decoded: rows, notes and mistakes. With ``--sclite``, also a text with its counts and ours."""
     if args.sclite:
         return Scored(text=beside_sclite(exp, args.metric))
     places, answers = folders(exp), all_answers(exp)
     units = units_of(args.metric, (item.ref for items in answers.values() for item in items))
-    found, audio = Scored(), Audio(exp)
+    found, recordings = Scored(), Recordings(exp)
     best: dict[str, list[tuple[float, str]]] = {}
     rates: dict[Key, ErrorRate] = {}
     for key, folder in places.items():
@@ -71,17 +69,17 @@ def score(exp: Path, args: argparse.Namespace) -> Scored:
         found.rows += rows
         found.notes += notes
         best.setdefault(key[0], []).append((rates[key].value or 0.0, key[1]))
-    for test_set in sorted(best):  # the best method first: what is heard is heard of it, if there is no room for all
+    for test_set in sorted(best):  # the best method first: if the page has no room for all sounds, it keeps those
         for _, method in sorted(best[test_set]):
-            show(found.mistakes, test_set, method, rates[test_set, method], audio)
+            show(found.mistakes, test_set, method, rates[test_set, method], recordings)
     return found
 
 
 def units_of(metric: str, references: Iterable[str]) -> list[Unit]:
-    """The units that ``--metric`` asks for; of ``auto``, those of the references' script.
+    """The units for ``--metric``. For ``auto`` they depend on the script of the references.
 
     Raises:
-        UserError: for ``ser`` without pypinyin (``auto`` goes without it then, and says so).
+        UserError: ``ser`` without the package pypinyin. (``auto`` then leaves syllables out, and says so.)
     """
     readable = importlib.util.find_spec("pypinyin") is not None
     if metric == "auto" and not mostly_hanzi(references):
@@ -95,7 +93,8 @@ def units_of(metric: str, references: Iterable[str]) -> list[Unit]:
 
 
 def judge(unit: Unit, items: Sequence[Item]) -> tuple[Callable[[Item], tuple[list[str], list[str]]] | None, str]:
-    """How texts are split into ``unit`` (None: by their own characters or words), and the protocol's text."""
+    """The function that splits an item's texts into ``unit`` (None: into their own characters or words), and a text
+    that says how it is counted."""
     if unit != "syllable":
         return None, PROTOCOL[unit]
     syllables = Syllables(pinyin.syllables, f"pypinyin {importlib.metadata.version('pypinyin')}")
@@ -103,12 +102,11 @@ def judge(unit: Unit, items: Sequence[Item]) -> tuple[Callable[[Item], tuple[lis
 
 
 def score_folder(folder: Path, items: list[Item], units: list[Unit]) -> tuple[list[Row], list[str], ErrorRate]:
-    """Score decode/<method>/<test_set>/ and write its trn files and worst.txt, which are in the first unit's words or
-    characters.
+    """Score decode/<method>/<test_set>/, and write its trn files and worst.txt (in the first of ``units``).
 
     Returns:
-        One row per unit and one of the speed where it is known; a line of substitutions, deletions and insertions for
-        each unit; the rate in the first unit, with its aligned utterances.
+        One row per unit, and one for the speed if it is known; one line per unit with its substitutions, deletions and
+        insertions; the error rate in the first unit, with the aligned utterances.
     """
     test_set, method = folder.name, folder.parent.name
     judged = [(*judge(unit, items), unit) for unit in units]
@@ -132,7 +130,7 @@ def score_folder(folder: Path, items: list[Item], units: list[Unit]) -> tuple[li
 
 
 def _write_trn(folder: Path, items: list[Item], unit: Unit) -> None:
-    """ref.trn and hyp.trn of what was answered; syllables are written as the characters they were read from."""
+    """Write ref.trn and hyp.trn of the utterances that have an answer. Syllables are written as their characters."""
     scored = [item for item in items if item.error is None]
     unit = "char" if unit == "syllable" else unit
     write_text(folder / "ref.trn", trn([(item.id, item.ref) for item in scored], unit))
@@ -140,7 +138,7 @@ def _write_trn(folder: Path, items: list[Item], unit: Unit) -> None:
 
 
 def _note(test_set: str, method: str, rate: ErrorRate) -> str:
-    """Which errors a rate is made of."""
+    """A line that says how many substitutions, deletions and insertions there are."""
     c = rate.counts
     right = sum(utterance.counts.errors == 0 for utterance in rate.utterances)
     return (f"{test_set} {method} {METRIC[rate.unit]}: substitutions {c.substitutions}, deletions {c.deletions}, "
@@ -152,7 +150,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def all_answers(exp: Path) -> dict[Key, list[Item]]:
-    """(test set, method) -> its items, with true readings shared between the methods of a test set."""
+    """{(test set, method): its items}. All methods of a test set share the true readings."""
     found = {key: read_items(folder / "hyp.jsonl") for key, folder in folders(exp).items()}
     for test_set in {key[0] for key in found}:
         keys = [key for key in found if key[0] == test_set]
@@ -163,48 +161,13 @@ def all_answers(exp: Path) -> dict[Key, list[Item]]:
 # -- what the report shows --------------------------------------------------------------------------------------------
 
 
-class Audio:
-    """The recordings of an experiment's test sets, as the manifests of its data folder name them."""
-
-    def __init__(self, exp: Path):
-        env = read_json(exp / "env.json")
-        data = str(env.get("data") or "") if isinstance(env, Mapping) else ""
-        recipe = exp.resolve().parent.parent
-        self.data = next((place for place in (recipe / data, Path(data)) if data and place.is_dir()), None)
-        self._cuts: dict[str, dict[str, Any]] = {}
-
-    def read(self, test_set: str, name: str) -> tuple[Any, int] | None:
-        """(samples (n,) with full scale 1, rate) of an utterance; None where its manifest or its file is gone."""
-        cut = self._split(test_set).get(name)
-        if cut is None:
-            return None
-        from speechlab.features.audio import read
-
-        try:
-            samples, rate = read(cut)
-        except Exception:  # lhotse and libsndfile raise just about anything; a report can do without
-            return None
-        scale = 32768.0 if samples.dtype == np.int16 else 1.0
-        return samples.mean(0) / scale, rate
-
-    def _split(self, test_set: str) -> dict[str, Any]:
-        if test_set not in self._cuts:
-            manifest = self.data / f"{test_set}.jsonl.gz" if self.data else None
-            self._cuts[test_set] = {}
-            if manifest and manifest.is_file():
-                from lhotse import CutSet
-
-                self._cuts[test_set] = {cut.id: cut for cut in CutSet.from_file(manifest)}
-        return self._cuts[test_set]
-
-
-def show(mistakes: Mistakes, test_set: str, method: str, rate: ErrorRate, audio: Audio) -> None:
-    """The worst utterances, aligned; the first of them with their sound and its spectrogram."""
+def show(mistakes: Mistakes, test_set: str, method: str, rate: ErrorRate, recordings: Recordings) -> None:
+    """Add the worst utterances, aligned, to ``mistakes``; the very worst with sound and spectrogram."""
     items = []
     for place, utterance in enumerate(worst_of(rate, SHOWN)):
         item = {"title": _title(utterance, rate.unit), "pairs": [[ref or "", hyp or "", ref != hyp]
                                                                  for ref, hyp in utterance.pairs]}
-        if place < HEARD and (sound := audio.read(test_set, utterance.item.id)) is not None:
+        if place < HEARD and (sound := recordings.read(test_set, utterance.item.id)) is not None:
             item |= mistakes.sound(f"{test_set}/{utterance.item.id}", *sound)
         items.append(item)
     mistakes.add(test_set, method, "aligned", items=items)
@@ -216,11 +179,12 @@ def _title(utterance: Aligned, unit: Unit) -> str:
     return f"{utterance.item.id} {percent} S {c.substitutions} D {c.deletions} I {c.insertions} of {c.length}"
 
 
-# -- two experiments, two counters ------------------------------------------------------------------------------------
+# -- comparing two experiments, and our counts with sclite's ----------------------------------------------------------
 
 
 def compare(a: Path, b: Path, args: argparse.Namespace) -> tuple[list[comparing.Comparison], list[str]]:
-    """B against A on each common (test set, method), by the paired bootstrap over utterances (Bisani & Ney 2004)."""
+    """Compare B with A for each (test set, method) that both have, by the paired bootstrap over utterances (Bisani &
+    Ney 2004)."""
     if args.sclite:
         raise UserError("--sclite takes one experiment", 2)
     answers_a, answers_b = all_answers(a), all_answers(b)
@@ -238,7 +202,7 @@ def compare(a: Path, b: Path, args: argparse.Namespace) -> tuple[list[comparing.
 
 
 def beside_sclite(exp: Path, metric: str) -> str:
-    """Our counts beside sclite's. The trn files are written anew, so that they are this decoding's."""
+    """A text with our counts and sclite's. The trn files are written again first, so that they fit this decoding."""
     if sclite.program() is None:
         raise UserError(sclite.INSTALL)
     if metric == "ser":

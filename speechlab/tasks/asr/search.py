@@ -1,4 +1,4 @@
-"""Search with weights that the validation set chose: what decoding and the long-file recogniser call."""
+"""Search, with weights that are tuned on the validation set. Decoding and the recognition of long files use it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from speechlab.progress import progress
 from speechlab.tasks.asr.recogniser import NBest, Recogniser
 
 log = logging.getLogger("speechlab")
-LIMIT = 500  # validation utterances that weights are tuned on, the first by id: more change little and take long
+LIMIT = 500  # weights are tuned on so many validation utterances, the first by id; more take long and change little
 START = {"lm_weight": 0.5, "length_bonus": 1.0}
-ROUNDS = 2  # searches with new weights find new hypotheses to weigh
+ROUNDS = 2  # how often to search and tune: a search with new weights finds new hypotheses
 LM_WEIGHTS = (0.5, 0.3, 0.4, 0.6, 0.7, 0.8, 1.0, 0.2, 0.1, 0.0, 1.2)
 BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, -0.5)
-RATIOS = (1.0, 0.5, 0.7, 1.5, 2.0, 3.0, 0.3, 5.0)  # CTC's weight beside the decoder's of 1
-SHARES = (0.5, 0.3, 0.7, 1.0, 0.15, 0.0, 1.5)  # of a second model's opinion beside the first's
+RATIOS = (1.0, 0.5, 0.7, 1.5, 2.0, 3.0, 0.3, 5.0)  # CTC's weight, where the decoder's weight is 1
+SHARES = (0.5, 0.3, 0.7, 1.0, 0.15, 0.0, 1.5)  # the weight of each other model, where the main one's weight is 1
 
 
 class Search:
-    """A recogniser's search methods on ``data/<corpus>``, the validation set at hand for tuning.
+    """A recogniser's search methods. Weights that they need are tuned on the validation set of ``data/<corpus>``.
 
     Args:
-        recogniser: with its language models.
-        data: the folder of manifests and features; its split ``dev`` is what is tuned on.
+        recogniser: the recogniser, with its language models.
+        data: the folder of manifests and features; weights are tuned on its split ``dev``.
     """
 
     def __init__(self, recogniser: Recogniser, data: Path):
@@ -44,7 +44,7 @@ class Search:
         return rescore(first, self.recogniser.judge(found, first), weights["parts"], weights["rescore_bonus"])
 
     def weights(self, method: str) -> dict[str, Any]:
-        """The weights of ``method``: the config's where it names them, else what makes the fewest errors on ``dev``."""
+        """The weights of ``method``: as the config says, or else those with the fewest errors on ``dev``."""
         if method not in self._weights:
             find = {"joint": self._joint_weights, "ctc_beam_lm": self._lm_weights, "rescore": self._rescore_weights}
             self._weights[method] = find[method]() if method in find else {}
@@ -53,7 +53,7 @@ class Search:
         return self._weights[method]
 
     def _joint_weights(self) -> dict[str, Any]:
-        """CTC's share beside the decoder's, and what a token more is worth."""
+        """For the method joint: CTC's share (0 to 1; the decoder has the rest), and the bonus per token."""
         config = self.recogniser.config.decode
         if config.ctc_weight is not None:
             return {"ctc_weight": config.ctc_weight, "length_bonus": config.length_bonus or 0.0}
@@ -68,7 +68,7 @@ class Search:
                 **_found(tuned, references)}
 
     def _lm_weights(self) -> dict[str, Any]:
-        """The n-gram's weight in the beam, and what a token more is worth."""
+        """For the method ctc_beam_lm: the n-gram's weight in the beam, and the bonus per token."""
         method, config = "ctc_beam_lm", self.recogniser.config.decode
         if config.lm_weight is not None and config.length_bonus is not None:
             return {"lm_weight": config.lm_weight, "length_bonus": config.length_bonus}
@@ -85,7 +85,7 @@ class Search:
         return weights
 
     def _rescore_weights(self) -> dict[str, Any]:
-        """First-pass method and weights, then the weights of all opinions on its n-best."""
+        """For the method rescore: the first pass and its weights, then the weight of each model's score."""
         first = "attention" if self.recogniser.lacks("ctc_beam_lm") else "ctc_beam_lm"
         weights = {**self.weights(first), "first": first}
         encoded, references = self._validation()
@@ -101,7 +101,7 @@ class Search:
         return {**weights, "parts": tuned.weights, "rescore_bonus": tuned.length_bonus, **_found(tuned, references)}
 
     def _validation(self) -> tuple[list[Encoded], list[list[str]]]:
-        """What is heard of the validation set, and its texts as the units that are judged."""
+        """The encoder's output for the validation set, and its texts as the units in which errors are counted."""
         if self._dev is None:
             cuts, batches = self.recogniser.batches(self.data, "dev", LIMIT)
             texts = {cut.id: cut.supervisions[0].text for cut in cuts}
@@ -123,7 +123,7 @@ class Search:
 
 
 def _found(tuned: Tuned, references: list[list[str]]) -> dict[str, Any]:
-    """How good the weights were, and on what."""
+    """What is recorded of tuned weights: what they were tuned on, and their error rate there in %."""
     return {"tuned_on": f"dev, {len(references)} utterances", "dev_error": 100 * tuned.errors / tuned.units}
 
 

@@ -1,4 +1,4 @@
-"""Training a recogniser: CTC over tokens, an attention decoder's cross-entropy, or both."""
+"""Trains a recogniser: by CTC over tokens, by an attention decoder's cross-entropy, or by both."""
 
 from __future__ import annotations
 
@@ -34,16 +34,19 @@ from speechlab.training.device import to_device
 from speechlab.training.interface import Evaluation, Loss
 
 log = logging.getLogger("speechlab")
-SHOWN = 4  # validation utterances decoded in samples.md
-# CTC first learns to answer blank everywhere: all characters are then deleted, and the error rate stands near 100 %.
+SHOWN = 4  # validation utterances whose answers are shown in samples.md
+# Error rate in %. CTC first learns to answer blank everywhere. All characters are deleted then: the rate is near 100.
 ALL_BLANK = 97.0
 PROBES = [round(16 * 1.2**i) for i in range(36)]  # lengths that show how many frames an encoder makes; to 94 s
 NAMED = 5  # utterances that a warning names
-DRAWN = 60  # tokens at most of an utterance's alignment picture
+CAPTION = ("Where the decoder listens while it writes: a block of rows per utterance of samples.md, in the same order. "
+           "Row: a character, from the first to the last. Column: time. Dark: it listens here. A decoder that has "
+           "learnt to listen shows a line from the upper left to the lower right.")
+DRAWN = 60  # the largest number of tokens in the picture of an alignment
 
 
 def collapse_loss(log_probs: Tensor, lengths: Tensor, y: Tensor, y_lens: Tensor) -> Loss:
-    """CTC's negative log likelihood summed over the batch; counted in tokens.
+    """CTC's negative log likelihood, summed over the batch, and the number of tokens.
 
     An utterance with too few frames for its tokens has no path: it adds nothing, and its tokens are not counted.
     """
@@ -61,17 +64,40 @@ def frames_needed(y: Tensor, y_lens: Tensor) -> Tensor:
 
 
 def shifted(y: Tensor, y_lens: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (B, U) -> the decoder's input, the boundary in front, and its target, the boundary behind: (B, U + 1)."""
+    """Tokens (B, U) -> the decoder's input (the boundary, then the tokens) and its target (the tokens, then the
+    boundary), both (B, U + 1)."""
     y = y.masked_fill(~padding_mask(y_lens, y.shape[1]), BOUNDARY)
     return F.pad(y, (1, 0), value=BOUNDARY), F.pad(y, (0, 1), value=BOUNDARY)
 
 
 def attention_loss(logits: Tensor, y: Tensor, y_lens: Tensor, smoothing: float) -> Loss:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016), summed over tokens and ends, and how many they are."""
+    """Cross-entropy with label smoothing (Szegedy et al. 2016), summed over tokens and ends of utterances, and their
+    number."""
     kept = padding_mask(y_lens + 1, logits.shape[1])
     target = shifted(y, y_lens)[1][kept]
     total = F.cross_entropy(logits[kept].float(), target, reduction="sum", label_smoothing=smoothing)
     return Loss(total, (y_lens + 1).sum().to(total))
+
+
+def guided_loss(looks: list[Tensor], frames: Tensor, tokens: Tensor, width: float) -> Loss:
+    """How far from the diagonal attention looks (Tachibana et al. 2018, arXiv 1710.08969, section 3.2).
+
+    Args:
+        looks: by block, (B, heads, U, T), how tokens weigh the encoder's frames; each row sums to 1.
+        frames, tokens: (B,) how many each utterance has.
+        width: g of the penalty 1 - exp(-(u / U - t / T)^2 / 2 g^2).
+    Returns:
+        The penalty, summed over tokens (averaged over blocks and heads), and how many they are. Per token it lies
+        between 0 and 1.
+    """
+    size_u, size_t = looks[0].shape[2:]
+    device = looks[0].device
+    u = torch.arange(size_u, device=device)[None, :, None] / tokens[:, None, None]
+    t = torch.arange(size_t, device=device)[None, None, :] / frames[:, None, None]
+    penalty = 1 - torch.exp(-((u - t) ** 2) / (2 * width**2))
+    kept = padding_mask(tokens, size_u)[:, :, None] & padding_mask(frames, size_t)[:, None, :]
+    total = sum((look.mean(1) * penalty * kept).sum() for look in looks) / len(looks)
+    return Loss(total, tokens.sum().to(total))
 
 
 class AsrTraining:
@@ -95,7 +121,7 @@ class AsrTraining:
         self.texts = {cut.id: cut.supervisions[0].text for cut in cuts}
 
     def loader(self, rank: int = 0, world_size: int = 1, accum: int = 1) -> EpochLoader:
-        """Training batches for one of ``world_size`` processes, ``accum`` to a step of all of them."""
+        """Training batches for process ``rank`` of ``world_size``. A step of all processes takes ``accum`` batches."""
         config = self.config.data
         cuts, reader = read_features(self.data, self.config.features, "train", config.on_the_fly)
         kept = training_cuts(cuts, config, log.info if rank == 0 else None)
@@ -167,7 +193,7 @@ class AsrTraining:
         return self.mixture(model, model.encode(batch["x"], batch["x_lens"]), batch)
 
     def mixture(self, model: AsrModel, found: Encoded, batch: dict[str, Any]) -> Loss:
-        """Section ``loss``'s mixture of what ``model`` has: the same for training and for the validation set."""
+        """The losses of ``model``, mixed as section ``loss`` says. Training and validation both use it."""
         config, y, y_lens = self.config.loss, batch["y"], batch["y_lens"]
         parts: list[tuple[float, Loss]] = []
         judged = torch.zeros_like(y_lens, dtype=torch.bool)  # the utterances that a part of the loss counts
@@ -180,9 +206,14 @@ class AsrTraining:
                 parts.append((config.ctc * share, low))
                 judged |= frames_needed(batch["z"], batch["z_lens"]) <= found.low_lengths
         if model.decoder is not None:
-            logits = model.decoder(found.memory, found.mask, shifted(y, y_lens)[0])
+            looks: list[Tensor] | None = [] if config.guided else None
+            logits = model.decoder(found.memory, found.mask, shifted(y, y_lens)[0], looks)
             parts.append((1 - config.ctc, attention_loss(logits, y, y_lens, config.label_smoothing)))
             judged[:] = True
+            if looks:
+                later = looks[1:] or looks  # the first block has seen no more than a token or two
+                guided = guided_loss(later, found.lengths, y_lens + 1, config.guided_width)
+                parts.append(((1 - config.ctc) * config.guided, guided))
         count = (y_lens * judged).sum().to(found.memory.dtype if found.memory.dtype == torch.float64 else torch.float32)
         total = sum(weight * part.total / part.count.clamp(min=1) for weight, part in parts) * count
         return Loss(total, count)
@@ -212,13 +243,15 @@ class AsrTraining:
         samples = [(n, self.texts[n], hyps[n]) for n in self.shown if n in hyps]
         phase = "all blank" if model.head is not None and 100 * rate.wer >= ALL_BLANK else ""
         pictures = {"attention": mosaic([drawn[name] for name in self.shown if name in drawn])} if drawn else {}
-        return Evaluation({"loss": total / max(count, 1), "cer": 100 * rate.wer}, samples, images=pictures, phase=phase)
+        return Evaluation({"loss": total / max(count, 1), "cer": 100 * rate.wer}, samples, images=pictures, phase=phase,
+                          captions={"attention": CAPTION} if pictures else {})
 
     def _alignments(self, model: AsrModel, found: Encoded, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Of the utterances in samples.md that are in this batch: where the decoder looks while it reads the reference.
+        """Pictures of where the decoder looks while it is given the reference, by id, for the utterances of samples.md
+        that are in this batch.
 
-        A row per token, a column per frame of the encoder, dark where the mean over heads is large; a block beside the
-        other. A decoder that has learnt to listen shows a diagonal.
+        A picture has a row per token and a column per frame of the encoder. Dark is a large weight (mean over heads).
+        The decoder's blocks are drawn side by side. A decoder that has learnt to listen shows a diagonal.
         """
         pictures = {}
         for row in (row for row, name in enumerate(batch["ids"]) if name in self.shown):
@@ -238,7 +271,8 @@ class AsrTraining:
 
 
 def build_model(config: Config, tokenizer: Tokenizer, auxiliary: Tokenizer | None, parts: Tensor | None) -> AsrModel:
-    """The network that a config describes; ``parts`` (vocab, auxiliary units) for factored output layers."""
+    """The network that a config describes. ``parts`` (vocab, auxiliary units), see :func:`parts_of`, is for a factored
+    output layer."""
     try:
         encoder = adapt(config.model.build(input_size=config.features.dim))
         if not hasattr(encoder, "output_size"):
@@ -254,12 +288,12 @@ def build_model(config: Config, tokenizer: Tokenizer, auxiliary: Tokenizer | Non
 
 
 def parts_of(tokenizer: Tokenizer, auxiliary: Tokenizer) -> Tensor:
-    """(vocab, auxiliary units): 1 where a unit, read alone, has an auxiliary unit in it."""
+    """(vocab, auxiliary units): 1 if the auxiliary unit is in the reading of the unit (read alone), else 0."""
     parts = torch.zeros(len(tokenizer), len(auxiliary))
     for row, unit in enumerate(tokenizer.units[2:], 2):
         if tokenizer.kind in PIECES and not unit.startswith(SPACE):
-            continue  # of a word's middle nobody knows how it sounds
+            continue  # a piece from the middle of a word: nobody knows how it sounds
         for column in auxiliary.encode(unit.replace(SPACE, " ").strip()):
-            if column > 1:  # known
+            if column > 1:  # the auxiliary unit is in its list
                 parts[row, column] = 1.0
     return parts

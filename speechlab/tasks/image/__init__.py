@@ -1,7 +1,7 @@
 """What is in a picture: a network over classes.
 
-config.py (the sections), train.py (the loss first), layers.py (what happens inside a net), classifier.py (a checkpoint
-that predicts), decode.py, score.py.
+config.py has the config's sections; train.py the loss and the training; layers.py looks inside a network; classifier.py
+predicts with a checkpoint; decode.py and score.py are the stages of the same names.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Image(Task):
             except UserError as error:
                 found = {"hyp": None, "prob": None, "probs": None, "error": str(error)}
             line = None if found["error"] else f"{shown(path)}\t{found['hyp']}\t{found['prob']:.4f}"
-            yield Answer({"file": shown(path), **found}, line)
+            yield Answer({"file": shown(path), **found}, line, complaint=found["error"])
 
 
 TASK = Image()

@@ -1,4 +1,4 @@
-"""A trained classifier: uint8 images in, a probability for each class out, at test time from several views if asked."""
+"""A trained classifier: uint8 images in, a probability of each class out. It can average over views of an image."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from speechlab.tasks.interface import Model
 from speechlab.training.device import amp_dtype
 
 METHODS = {"plain": "the image as it is", "tta": "views of it averaged, as decode.tta says"}
-SHIFT = 1  # pixels
+SHIFT = 1  # pixels by which the views of tta: translate are moved
 
 
 class Classifier(Model):
-    """A checkpoint that looks at images.
+    """A trained network from its checkpoint.
 
     Args:
-        state: a checkpoint of the task ``image``. device: where it computes.
+        state: a checkpoint of the task ``image``.
+        device: where to compute.
     """
 
     def __init__(self, state: dict[str, Any], device: torch.device):
@@ -46,14 +47,14 @@ class Classifier(Model):
         self.dtype = amp_dtype(config.train.amp, device)
 
     def methods(self) -> dict[str, str]:
-        """What it can do: ``tta`` where ``decode.tta`` is set."""
+        """The methods: plain, and ``tta`` if ``decode.tta`` is set."""
         return {name: about for name, about in METHODS.items() if name == "plain" or self.config.decode.tta != "none"}
 
     def __call__(self, source: Any, rate: int | None = None, method: str | None = None) -> dict[str, Any]:
         """The class of one picture: a file's path, or pixels (H, W), (H, W, 1) or (H, W, 3) uint8 of any size.
 
         Returns:
-            ``hyp``, its probability ``prob`` (0 to 1), and ``probs``, that of each class, the likeliest first.
+            ``hyp`` (the class), ``prob`` (its probability, 0 to 1), and ``probs`` (of each class, the likeliest first).
         """
         method = method or list(self.methods())[-1]
         if method not in self.methods():
@@ -65,7 +66,7 @@ class Classifier(Model):
         return {"hyp": self.classes[order[0]], "prob": probs[self.classes[order[0]]], "probs": probs}
 
     def suits(self, pack: Pack) -> None:
-        """Raise UserError if a pack's images or classes are not such as the network was trained on."""
+        """Raise UserError if the network was trained on other classes than the pack's, or on images of other shape."""
         if (pack.size, pack.channels) != (self.size, self.channels):
             raise UserError(f"{pack.folder} has images of {pack.size[0]} x {pack.size[1]} x {pack.channels}, the "
                             f"network was trained on {self.size[0]} x {self.size[1]} x {self.channels}")
@@ -83,7 +84,7 @@ class Classifier(Model):
         return logits.softmax(1).cpu()
 
     def _views(self, x: Tensor) -> list[tuple[float, Tensor]]:
-        """Views of ``x`` and the weights of their answers, summing to 1."""
+        """(weight, view of ``x``) pairs, for averaging; the weights sum to 1."""
         config, augment = self.config.decode, self.config.data.augment
         views = [(1.0, x)]
         if config.tta == "translate":
@@ -100,8 +101,8 @@ class Classifier(Model):
 def predict(classifier: Classifier, pack: Pack, split: str, methods: list[str], exp: Path) -> None:
     """Write ``exp/decode/<method>/<split>/{pred.jsonl, classes.json, time.json}`` for each method.
 
-    A line is ``{"id", "index", "ref", "hyp", "prob", "prob_ref"}``: the true class and the answer by name, and the
-    probabilities that the network gave to both.
+    A line of pred.jsonl is ``{"id", "index", "ref", "hyp", "prob", "prob_ref"}``: the names of the true class (ref) and
+    of the answer (hyp), and the probabilities that the network gave to hyp and to ref.
     """
     loader = ImageLoader(pack, split, classifier.config.decode.batch_size, train=False)
     names = classifier.classes

@@ -14,16 +14,16 @@ from speechlab.training.optim import OptimConfig
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Section ``data``: what a batch is."""
+    """Section ``data``: how batches are made."""
 
-    batch_size: int = 128  # images of one batch; a step takes train.accum of them
+    batch_size: int = 128  # images per batch; a step takes train.accum batches
     augment: Augment = Augment()  # how training images are changed
-    whiten: int = 5000  # training images on which FastNet's first layer is measured before training
-    # Training images on which BatchNorm's means are measured anew before judging: running means lag behind the weights,
-    # do not fit their average (train.ema; Izmailov et al. 2018, arXiv 1803.05407), and would depend on how many
-    # processes share a step. 0 keeps the running means.
+    whiten: int = 5000  # training images whose statistics set FastNet's first layer before training
+    # Training images on which BatchNorm's means are measured anew each time before the network is judged. The running
+    # means of training would lag behind the weights, would not fit averaged weights (train.ema; Izmailov et al. 2018,
+    # arXiv 1803.05407), and would depend on how many processes share a step. 0: use them all the same.
     calibrate: int = 2000
-    resident: bool = True  # keep the training images on the GPU instead of copying them there batch by batch
+    resident: bool = True  # keep all training images on the GPU; false: copy each batch to it
 
     def __post_init__(self) -> None:
         within(self, "batch_size", least=2)
@@ -35,10 +35,10 @@ class DataConfig:
 class LossConfig:
     """Section ``loss``."""
 
-    # cross_entropy; or mse: the squared distance between the probabilities (softmax) and the true class's one-hot
-    # vector, summed over classes (Brier 1950).
+    # cross_entropy, or mse: the squared distance between the probabilities (softmax) and the one-hot vector of the true
+    # class, summed over classes (Brier 1950).
     name: Literal["cross_entropy", "mse"] = "cross_entropy"
-    label_smoothing: float = 0.0  # the part of the target that all classes get alike
+    label_smoothing: float = 0.0  # share of the target (0 to below 1) that is spread evenly over all classes
 
     def __post_init__(self) -> None:
         within(self, "label_smoothing", least=0, below=1)
@@ -48,10 +48,10 @@ class LossConfig:
 class DecodeConfig:
     """Section ``decode``."""
 
-    # What else the network is shown at test time, its answers averaged (method tta). flip: the mirrored image;
-    # translate: two images shifted by a pixel (Jordan 2024), and mirrored ones too where training mirrors.
+    # Views of an image that the method tta adds; it averages the network's answers to all views. flip: the mirrored
+    # image. translate: the image shifted by a pixel in two directions (Jordan 2024), and mirrored if training mirrors.
     tta: Literal["none", "flip", "translate"] = "none"
-    batch_size: int = 500  # images at once
+    batch_size: int = 500  # images per batch; changes speed and memory, not results
 
     def __post_init__(self) -> None:
         within(self, "batch_size", least=1)
@@ -59,8 +59,8 @@ class DecodeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """An image classifier's config. ``model``: (B, C, H, W) -> logits (B, classes); it takes ``input_size`` (C, H, W)
-    and ``classes``."""
+    """An image classifier's config. ``model`` maps (B, C, H, W) to logits (B, classes). Its arguments ``input_size``
+    (C, H, W) and ``classes`` come from the data, not from the config."""
 
     task: str
     model: Component

@@ -12,7 +12,7 @@ from speechlab.tasks.image.classifier import METHODS, Classifier, predict
 
 
 def decode(classifier: Classifier, data: Path, exp: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Predict every test split; returns the methods with their settings."""
+    """Predict every test split. Returns {method: its settings}."""
     pack = Pack.open(data)
     classifier.suits(pack)
     methods = list(classifier.methods()) if args.methods == "all" else list(dict.fromkeys(args.methods.split()))

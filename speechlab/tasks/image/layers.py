@@ -1,4 +1,4 @@
-"""What goes on inside a network: gradient norms and dead units by layer, and pictures of what its layers answer."""
+"""Looks inside a network: gradient norms and dead units of each layer, and pictures of the layers' outputs."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ import torch
 from torch import Tensor, nn
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU)
-STILL = 1e-3  # a unit whose answers to all images differ by less says nothing
-MAPS = 8  # feature maps drawn of a layer
-SCALE = 2  # pixels of the picture to a pixel of an image
+STILL = 1e-3  # a unit is dead if its outputs for all images differ by less than this
+MAPS = 8  # feature maps that are drawn per layer
+SCALE = 2  # an image's pixel is drawn as so many pixels, in height and in width
 GAP = 2
 
 
 def layer_name(path: str) -> str:
-    """A module's path without what every layer has: ``layers.conv1.op`` is ``conv1``."""
+    """A module's path without the parts that all layers share: ``layers.conv1.op`` -> ``conv1``."""
     parts = [part for part in path.split(".") if part not in ("layers", "head", "stages", "op", "act")]
     return ".".join(parts) or path
 
 
 @torch.no_grad()
 def gradient_norms(model: nn.Module) -> dict[str, float]:
-    """The gradient's norm of each linear map's and convolution's weights by the layer's name, as the last step left it
-    (after clipping)."""
+    """{layer: norm of the gradient of its weights} for linear layers and convolutions, of the last step, after
+    clipping."""
     found = {layer_name(name): module.weight.grad for name, module in model.named_modules()
              if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.grad is not None}
     if not found:
         return {}
-    norms = torch.stack(torch._foreach_norm(list(found.values()))).tolist()  # one transfer from a GPU, not one a layer
+    norms = torch.stack(torch._foreach_norm(list(found.values()))).tolist()  # one transfer from the GPU for all layers
     return dict(zip(found, norms))
 
 
 @contextlib.contextmanager
 def answers(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """While it lasts, what each activation of ``model`` last gave, by the layer's name, in the order of computing."""
+    """A context that keeps the last output of each activation of ``model``: {layer: output}, in the order of
+    computation."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str):
@@ -55,9 +56,10 @@ def answers(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def dead_units(kept: dict[str, Tensor]) -> dict[str, float]:
-    """The share of each layer's units (channels) that give the same answer to all images, at all places: 0 to 1.
+    """{layer: share of its units (channels) that are dead, 0 to 1}. A dead unit gives the same output for all images
+    and at all places.
 
-    A ReLU that is never above 0 is dead in this sense, and so is a saturated sigmoid: no gradient passes either.
+    So a ReLU that is never above 0 is dead, and a saturated sigmoid too: no gradient passes through either.
     """
     shares = {}
     for name, output in kept.items():
@@ -67,15 +69,19 @@ def dead_units(kept: dict[str, Tensor]) -> dict[str, float]:
 
 
 def picture(images: Tensor, model: nn.Module, kept: dict[str, Tensor]) -> np.ndarray:
-    """A row an image: the image, then the first :data:`MAPS` feature maps of each convolutional layer that has its own
-    size of map; above them, for layers over pixels (an MLP's), the first weights as images.
+    """Draw one row per image: the image, then the first :data:`MAPS` feature maps of convolutional layers. Of layers
+    whose maps have the same size, the last one is drawn.
+
+    If the first layer works on pixels directly (as in an MLP), a row above shows the weights of its first units as
+    images.
 
     Args:
-        images: (N, C, H, W), as the network sees them. kept: what :func:`answers` caught of just these.
+        images: (N, C, H, W), as the network sees them.
+        model: the network.
+        kept: what :func:`answers` kept for exactly these images.
 
     Returns:
-        (height, width, 3) uint8. Each map is scaled to its own range; weights are red where they ask for light, blue
-        where they ask for dark.
+        (height, width, 3) uint8. Each map is scaled to its own range. A positive weight is red, a negative one blue.
     """
     height, width = images.shape[-2:]
     rows: list[list[np.ndarray]] = []
@@ -86,12 +92,12 @@ def picture(images: Tensor, model: nn.Module, kept: dict[str, Tensor]) -> np.nda
     maps: dict[tuple[int, ...], tuple[str, Tensor]] = {}
     for name, output in kept.items():
         if output.ndim == 4 and output.shape[-1] > 1:
-            maps[tuple(output.shape[-2:])] = (name, output)  # the last of those of one size
+            maps[tuple(output.shape[-2:])] = (name, output)  # the last layer of each size replaces those before it
     for i, image in enumerate(images.float().cpu()):
         row = [_stretched(image)]
         for _, output in maps.values():
             row += [_enlarged(_stretched(one[None]), height, width) for one in output[i, :MAPS].float().cpu()]
-        if not maps:  # vectors: a layer's answers as a square of dots
+        if not maps:  # the layers give vectors: draw each as a square of dots
             row += [_enlarged(_stretched(_square(output[i].float().cpu())), height, width) for output in kept.values()]
         rows.append(row)
     return _mosaic(rows, height * SCALE, width * SCALE)
@@ -117,14 +123,14 @@ def _signed(w: Tensor) -> np.ndarray:
 
 
 def _enlarged(x: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(h, w, 3) to (height, width, 3) by the nearest pixel."""
+    """(h, w, 3) -> (height, width, 3), each pixel from the nearest one."""
     rows = np.arange(height) * x.shape[0] // height
     columns = np.arange(width) * x.shape[1] // width
     return x[rows][:, columns]
 
 
 def _mosaic(rows: list[list[np.ndarray]], height: int, width: int) -> np.ndarray:
-    """Tiles in rows on white, each enlarged to height x width."""
+    """Put tiles in rows on a white page, each enlarged to height x width."""
     columns = max(len(row) for row in rows)
     page = np.full((len(rows) * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
     for i, row in enumerate(rows):

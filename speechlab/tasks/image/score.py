@@ -1,4 +1,4 @@
-"""Scoring a classifier of images: accuracy and error, the confusion matrix, the surest mistakes with their pictures.
+"""Scores a classifier of images: accuracy and error, the confusion matrix, and pictures of the surest mistakes.
 
 Reads EXP/decode/<method>/<test_set>/pred.jsonl; writes confusion.json and worst.txt beside it.
 """
@@ -20,11 +20,11 @@ from speechlab.scoring.views import Mistakes
 from speechlab.tasks.interface import Scored
 
 FILE = "pred.jsonl"
-SHOWN = 120  # mistakes of a test set and method in the report
+SHOWN = 120  # mistakes in the report, per test set and method
 
 
 def score(exp: Path, args: argparse.Namespace) -> Scored:
-    """Rows, notes and mistakes of all that was predicted."""
+    """Score all predictions: the rows, notes and mistakes of every test set and method."""
     found = Scored()
     for (test_set, method), folder in folders(exp, FILE).items():
         predictions = accuracy.read_predictions(folder / FILE)
@@ -39,7 +39,7 @@ def score(exp: Path, args: argparse.Namespace) -> Scored:
 
 def show(mistakes: Mistakes, test_set: str, method: str, predictions: Sequence[accuracy.Prediction],
          confusion: tuple[list[str], list[list[int]]], images: np.ndarray | None) -> None:
-    """The mistakes that the network was surest of, with their pictures."""
+    """Add the mistakes that the network was surest of, with their pictures, to ``mistakes``."""
     wrong = accuracy.mistakes(predictions)
     cards = []
     for one in wrong[:SHOWN]:
@@ -52,7 +52,7 @@ def show(mistakes: Mistakes, test_set: str, method: str, predictions: Sequence[a
 
 
 def images_of(exp: Path, split: str) -> np.ndarray | None:
-    """The images of a split, uint8 (N, H, W, C), of the pack that the training read; None if they are gone."""
+    """The images of a split, (N, H, W, C) uint8, from the pack that the training read; None if it is gone."""
     env = read_json(exp / "env.json")
     data = str(env.get("data") or "") if isinstance(env, Mapping) else ""
     for place in (exp.resolve().parent.parent / data, Path(data)) if data else ():
@@ -66,7 +66,7 @@ def images_of(exp: Path, split: str) -> np.ndarray | None:
 
 
 def compare(a: Path, b: Path, args: argparse.Namespace) -> tuple[list[Comparison], list[str]]:
-    """B's error against A's on each common (test set, method)."""
+    """Compare B's error with A's for each (test set, method) that both have."""
     lists: list[dict[Key, list[accuracy.Prediction]]] = [
         {key: accuracy.read_predictions(folder / FILE) for key, folder in folders(exp, FILE).items()} for exp in (a, b)]
     rows: list[Comparison] = []

@@ -1,4 +1,4 @@
-"""Training an image classifier: cross-entropy (or, to compare, mean squared error) over classes."""
+"""Trains an image classifier: with cross-entropy over classes, or with mean squared error for comparison."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from speechlab.training.device import to_device
 from speechlab.training.interface import Evaluation, Loss
 
 log = logging.getLogger("speechlab")
-JUDGED = 1000  # images in a batch that is judged
-WATCHED = 512  # images on which units are found dead
+JUDGED = 1000  # images per batch when the network is judged
+WATCHED = 512  # images from which dead units are found
 DRAWN = 5  # images whose feature maps are drawn
+CAPTION = ("Row: an image, then what the network makes of it: 8 feature maps of each size of map, the first layers' on "
+           "the left, the last ones' on the right; bright: a strong answer. Above them, of a network over pixels: the "
+           "first weights, red where they ask for light, blue for dark.")
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def judge(logits: Tensor, y: Tensor, config: LossConfig) -> Loss:
-    """Section ``loss``'s loss of logits (B, classes), summed over the batch; counted in images."""
+    """The loss of section ``loss`` for logits (B, classes) and labels (B,): its sum, and the number of images."""
     logits = logits.float()
     if config.name == "cross_entropy":
         total = F.cross_entropy(logits, y, reduction="sum", label_smoothing=config.label_smoothing)
@@ -40,7 +43,7 @@ def judge(logits: Tensor, y: Tensor, config: LossConfig) -> Loss:
 
 
 def build_model(config: Config, input_size: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network that a config describes, its memory laid out channels last."""
+    """The network that a config describes, with memory in the layout channels last."""
     try:
         model = config.model.build(input_size=input_size, classes=classes)
     except (ValueError, TypeError) as error:
@@ -51,7 +54,8 @@ def build_model(config: Config, input_size: tuple[int, int, int], classes: int) 
 class ImageTraining:
     """Training and judging a classifier on the pack ``data`` (see speechlab/training/interface.py).
 
-    Judged is the error on the split ``dev``, in %. A pack without one is trained on as it is: the last epoch counts.
+    The network is judged by its error in % on the split ``dev``. If the pack has no dev, nothing is judged, and the
+    last epoch counts.
     """
 
     metric = METRICS["error"]
@@ -70,7 +74,7 @@ class ImageTraining:
         return ImageLoader(self.pack, split, JUDGED, train=False)
 
     def loader(self, rank: int = 0, world_size: int = 1, accum: int = 1) -> ImageLoader:
-        """Training batches for one of ``world_size`` processes, ``accum`` to a step of all of them."""
+        """Training batches for process ``rank`` of ``world_size``. A step of all processes takes ``accum`` batches."""
         config = self.config.data
         device = self.device if config.resident and self.device.type != "cpu" else None
         loader = ImageLoader(self.pack, "train", config.batch_size, train=True, seed=self.seed, rank=rank,
@@ -92,7 +96,7 @@ class ImageTraining:
         return judge(self.model(x), batch["y"].to(x.device), self.config.loss)
 
     def watch(self) -> dict[str, float]:
-        """The gradient's norm by layer, as the last step left it."""
+        """The norm of the last step's gradient, by layer."""
         return {f"grad_norm/{name}": norm for name, norm in layers.gradient_norms(self.model).items()}
 
     def evaluate(self, model: nn.Module) -> Evaluation:
@@ -108,10 +112,11 @@ class ImageTraining:
         error = 100 * wrong / max(count, 1)
         metrics = {"loss": total / count, "error": error, "accuracy": 100 - error} if count else {}
         dead, drawn = self._look_inside(model)
-        return Evaluation(metrics, [], {**self.watch(), **dead}, {"layers": drawn})
+        return Evaluation(metrics, [], {**self.watch(), **dead}, {"layers": drawn},
+                          captions={"layers": CAPTION})
 
     def _look_inside(self, model: nn.Module) -> tuple[dict[str, float], Any]:
-        """The share of dead units by layer, and a picture of feature maps."""
+        """The share of dead units of each layer, and a picture of feature maps."""
         split = "dev" if self.valid else "train"
         images, labels = self.pack.split(split)
         first = [int((labels == c).argmax()) for c in range(len(self.pack.classes)) if (labels == c).any()][:DRAWN]
@@ -123,7 +128,7 @@ class ImageTraining:
             return dead, layers.picture(x, model, kept)
 
     def _calibrate(self, model: nn.Module) -> None:
-        """BatchNorm's means and variances over training images as training shows them, for ``model``'s weights."""
+        """Measure BatchNorm's means and variances anew, with ``model``'s weights, on augmented training images."""
         config = self.config.data
         generator = torch.Generator(self.device).manual_seed(self.seed)
 
@@ -135,7 +140,7 @@ class ImageTraining:
                 if seen >= config.calibrate:
                     return
 
-        torch.optim.swa_utils.update_bn(batches(), model)  # leaves it in eval mode, as it found it
+        torch.optim.swa_utils.update_bn(batches(), model)  # the model was in eval mode, and is again
 
     def state(self) -> dict[str, Any]:
         pack = self.pack

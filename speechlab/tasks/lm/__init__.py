@@ -1,8 +1,7 @@
 """Language modelling: how likely a sentence is, token by token.
 
-A recogniser weighs it beside its own opinion (speechlab/decoding/rescore.py); both must have been made with the same
-section ``tokens`` on the same corpus. A language model is judged while it is trained (perplexity); it has no test
-stages.
+A recogniser can add its scores to its own (speechlab/decoding/rescore.py). For this, both must have the same section
+``tokens`` and the same corpus. A language model is judged by its perplexity while it is trained; it has no test stages.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from speechlab.training.interface import Trainable
 
 
 class LanguageModel(Model):
-    """A trained language model: ``network`` (tokens to logits) and the ``units`` that its tokens stand for."""
+    """A trained language model: ``network`` maps tokens to logits, and ``units`` are what the tokens stand for."""
 
     def __init__(self, state: dict[str, Any], device: torch.device):
         from speechlab.tasks.lm.train import build_lm
@@ -44,7 +43,8 @@ class LanguageModel(Model):
 
     @torch.no_grad()
     def __call__(self, source: Any, rate: int | None = None, method: str | None = None) -> dict[str, Any]:
-        """A sentence's log probability (natural logarithm), its tokens with the end, and the perplexity of a token."""
+        """A sentence's log probability (natural logarithm), its number of tokens (with its end), and its perplexity per
+        token."""
         if not isinstance(source, str):
             raise UserError("a language model reads text: model('a sentence')")
         ids = self.tokenizer.encode(normalise(source, None))
@@ -75,7 +75,7 @@ class Lm(Task):
         raise UserError(f"{exp} is a language model: it has nothing to decode (recognisers take it by --neural_lm)", 2)
 
     def infer(self, model: Model, paths: Sequence[Path], args: argparse.Namespace) -> Iterator[Answer]:
-        """How likely a text file is, its lines being sentences."""
+        """How likely text files are. Each line is a sentence."""
         for path in paths:
             try:
                 lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]

@@ -13,12 +13,12 @@ from speechlab.training.optim import OptimConfig
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """Section ``data``."""
+    """Section ``data``: how batches are made."""
 
-    tokens: int = 4000  # in a batch, padding counted
+    tokens: int = 4000  # tokens per batch, padding counted; this bounds memory
     max_length: int = 500  # tokens; longer training sentences are left out, and the log says how many
-    # Share of the training tokens that become the unknown one, which is seen nowhere else (tokens.min_count: 1) and
-    # should have a probability, as should what stands beside it.
+    # Share of training tokens that are replaced by the unknown token. With tokens.min_count: 1 the training text has no
+    # unknown tokens, and the model would not learn how likely they are, nor what follows them.
     unknown: float = 0.01
 
     def __post_init__(self) -> None:
@@ -30,7 +30,8 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A language model's config. ``model``: tokens (B, U) to logits (B, U, vocab); its size ``vocab`` is injected."""
+    """A language model's config. ``model`` maps tokens (B, U) to logits (B, U, vocab). Its argument ``vocab`` comes
+    from the token list, not from the config."""
 
     task: str
     model: Component

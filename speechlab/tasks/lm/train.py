@@ -1,4 +1,4 @@
-"""Training a language model: a network that learns the training transcripts, token by token."""
+"""Trains a language model: a network learns to predict the training transcripts, token by token."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from speechlab.training.interface import Evaluation, Loss
 
 log = logging.getLogger("speechlab")
 BOUNDARY, UNKNOWN, PADDING = 0, 1, -100
-POOL = 50  # batches whose sentences are sorted by length together
+POOL = 50  # batches' worth of sentences that are sorted by length together
 SHOWN = 4  # validation sentences in samples.md
 
 
 class TextLoader:
     """The batches of one epoch after another (see speechlab/training/interface.py, Loader).
 
-    Sentences of like length share a batch. Which, depends on seed and epoch alone; place p of a step takes its p-th
-    batch, whoever computes it. The last step of an epoch is filled up with batches from its beginning.
+    A batch has sentences of similar length. Batches depend on seed and epoch alone, not on the number of processes. A
+    step takes ``accum`` batches. The last step of an epoch is filled up with the epoch's first batches.
 
     Args:
-        sentences: (id, token numbers).
-        size: tokens in a batch with padding, a sentence having one for its boundary.
-        train: shuffle; otherwise one order, and nothing twice.
+        sentences: (id, token numbers) of each sentence.
+        size: tokens per batch, padding counted, and one more for each sentence (its boundary).
+        train: shuffle, and fill up the last step. Otherwise sentences come in order of length, each once.
         unknown: see :class:`speechlab.tasks.lm.config.TextConfig`.
     """
 
@@ -49,7 +49,7 @@ class TextLoader:
         self.places = range(rank, accum, world_size)
 
     def plan(self, epoch: int) -> list[list[int]]:
-        """The sentences' numbers of each batch of ``epoch``."""
+        """For each batch of ``epoch``, the numbers of its sentences."""
         count = len(self.sentences)
         generator = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
         order = torch.randperm(count, generator=generator).tolist() if self.train else list(range(count))
@@ -74,7 +74,7 @@ class TextLoader:
         return len(self.plan(epoch)) // self.accum
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-        """The steps of ``epoch`` but the first ``skip``: each this process's (place, batch) pairs."""
+        """The steps of ``epoch`` after the first ``skip``: for each, a list of this process's (place, batch)."""
         plan = self.plan(epoch)
         for step in range(skip, len(plan) // self.accum):
             yield [(place, self.batch(plan[step * self.accum + place], (self.seed, epoch, step, place)))
@@ -85,7 +85,8 @@ class TextLoader:
         return (self.batch(numbers, ()) for numbers in self.plan(0))
 
     def batch(self, numbers: list[int], key: tuple[int, ...]) -> dict[str, Any]:
-        """``x`` (B, U) beginning with the boundary; ``y`` (B, U), what follows each of them, the boundary last."""
+        """``x`` (B, U): the tokens, with the boundary before the first. ``y`` (B, U): for each token of ``x`` the next
+        one, with the boundary after the last."""
         chosen = [self.sentences[i] for i in numbers]
         width = 1 + max(len(ids) for _, ids in chosen)
         x = torch.tensor([[BOUNDARY, *ids] + [BOUNDARY] * (width - 1 - len(ids)) for _, ids in chosen])
@@ -116,7 +117,7 @@ class LmTraining:
         return [(s.id, self.tokenizer.encode(s.text)) for cut in read_split(self.data, split) for s in cut.supervisions]
 
     def loader(self, rank: int = 0, world_size: int = 1, accum: int = 1) -> TextLoader:
-        """Training batches for one of ``world_size`` processes, ``accum`` to a step of all of them."""
+        """Training batches for process ``rank`` of ``world_size``. A step of all processes takes ``accum`` batches."""
         sentences = self._sentences("train")
         kept = [(name, ids) for name, ids in sentences if len(ids) <= self.config.data.max_length]
         if not kept:
@@ -134,7 +135,7 @@ class LmTraining:
         return cross_entropy(self.model(batch["x"]), batch["y"])
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Perplexity per token, ends of sentences counted as tokens, and unknown ones as the token that they became."""
+        """Perplexity per token. The end of a sentence counts as a token, and so does an unknown token."""
         total = count = 0.0
         samples: dict[str, tuple[str, str, str]] = {}
         for batch in self.valid.batches():
@@ -151,7 +152,7 @@ class LmTraining:
                           [samples[name] for name in self.shown if name in samples])
 
     def _spell(self, ids: list[int]) -> str:
-        """What was the likeliest token at each place, each known from the true ones before it; ``/`` for the end."""
+        """Spell ``ids``: the likeliest token at each place, given the true tokens before it. ``/`` is the end."""
         return " ".join("/" if i == BOUNDARY else self.tokenizer.units[i] for i in ids)
 
     def state(self) -> dict[str, Any]:
@@ -167,6 +168,6 @@ def build_lm(config: Config, vocab: int) -> nn.Module:
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Loss:
-    """Negative log likelihood of ``y`` (B, U), summed, where it is no padding; counted in tokens."""
+    """Negative log likelihood of ``y`` (B, U), without padding: its sum, and the number of tokens."""
     total = F.cross_entropy(logits.float().transpose(1, 2), y, ignore_index=PADDING, reduction="sum")
     return Loss(total, (y != PADDING).sum().to(total))

@@ -1,6 +1,7 @@
 """Every recogniser's network: padding, lengths, the decoder one token at a time, and that each learns by heart."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ from speechlab.decoding import ctc
 from speechlab.decoding.attention import beam_search
 from speechlab.errors import UserError
 from speechlab.models.asr import AsrModel, Transformer
-from speechlab.models.decoder import Decoder
+from speechlab.models.decoder import Decoder, weights
 from speechlab.models.espnet import ESPnetEncoder, adapt
-from speechlab.models.layers import padding_mask
+from speechlab.models.layers import attend, padding_mask, sinusoids
 from speechlab.tasks import from_dict
 from speechlab.tasks import load_config as load
-from speechlab.tasks.asr.train import attention_loss, build_model, collapse_loss, shifted
+from speechlab.tasks.asr.train import attention_loss, build_model, collapse_loss, guided_loss, shifted
 
 CONF = Path(__file__).resolve().parents[3] / "egs" / "aishell_asr" / "conf"
 SMALL = {"d": 48, "heads": 2, "layers": 2, "dropout": 0.0}
@@ -128,9 +129,10 @@ def test_lengths_through_subsampling(front, factor):
     assert out.tolist() == [-(-n // factor) for n in range(1, 34)] and y.shape[1] == -(-33 // factor)
 
 
-def test_one_token_at_a_time_is_all_at_once():
+@pytest.mark.parametrize("positions", ["none", "sinusoids"])
+def test_one_token_at_a_time_is_all_at_once(positions):
     torch.manual_seed(0)
-    decoder = Decoder(11, 32, heads=2, layers=2).eval()
+    decoder = Decoder(11, 32, heads=2, layers=2, positions=positions).eval()
     memory, mask = torch.randn(3, 9, 32), padding_mask(torch.tensor([9, 5, 1]), 9)
     y_in = torch.randint(1, 11, (3, 7))
     y_in[:, 0] = 0
@@ -148,9 +150,58 @@ def test_one_token_at_a_time_is_all_at_once():
     torch.testing.assert_close(scorer.step(y_in[:1, 5], state)[0], expected[:1, 5], atol=1e-5, rtol=1e-4)
 
 
+def test_only_positions_tell_where_a_frame_lies():
+    """Frames in another order are the same to a decoder without positions: it looks by content alone."""
+    torch.manual_seed(0)
+    memory, mask, y = torch.randn(1, 9, 32), torch.ones(1, 9, dtype=torch.bool), torch.tensor([[0, 4, 5, 6]])
+    for positions, same in (("none", True), ("sinusoids", False)):
+        decoder = Decoder(11, 32, heads=2, layers=2, positions=positions).eval()
+        there, back = decoder(memory, mask, y), decoder(memory.flip(1), mask, y)
+        assert torch.allclose(there, back, atol=1e-5) is same
+    with pytest.raises(ValueError, match="there are none, sinusoids"):
+        Decoder(11, 32, positions="sine")
+
+
+def test_sinusoids_by_hand():
+    found = sinusoids(3, 4, torch.device("cpu"), first=2)
+    for row, place in zip(found.tolist(), (2, 3, 4)):
+        assert row == pytest.approx([math.sin(place), math.sin(place / 100), math.cos(place), math.cos(place / 100)])
+
+
+def test_what_the_heads_look_at_is_what_attention_uses():
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8)
+    mask = padding_mask(torch.tensor([5, 3]), 5)[:, None, None]
+    found = weights(query, key, mask)
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, 3, 4))
+    torch.testing.assert_close(found @ value, attend(query, key, value, mask))
+    decoder = Decoder(11, 32, heads=4, layers=2).eval()
+    memory, y = torch.randn(1, 6, 32), torch.tensor([[0, 4, 5]])
+    looks = []
+    decoder(memory, torch.ones(1, 6, dtype=torch.bool), y, looks)
+    torch.testing.assert_close(torch.stack(looks), decoder.alignment(memory, y)[:, :, :2])
+
+
+def test_guided_attention_by_hand():
+    """Two tokens over four frames: on the diagonal nothing is lost, at the far corner nearly all of it."""
+    on = torch.zeros(1, 2, 2, 4)
+    on[..., 0, 0] = on[..., 1, 2] = 1.0  # token u of 2 looks at frame t of 4 with u / 2 = t / 4
+    frames, tokens = torch.tensor([4]), torch.tensor([2])
+    found = guided_loss([on, on], frames, tokens, 0.2)
+    assert (float(found.total), float(found.count)) == (pytest.approx(0.0), 2)
+    off = torch.zeros(1, 2, 2, 4)
+    off[..., 0, 3] = off[..., 1, 0] = 1.0  # 0 against 3 / 4, and 1 / 2 against 0
+    by_hand = sum(1 - math.exp(-(gap**2) / (2 * 0.2**2)) for gap in (0.75, 0.5))
+    assert float(guided_loss([off], frames, tokens, 0.2).total) == pytest.approx(by_hand)
+    wide = torch.zeros(1, 2, 4, 9)
+    wide[:, :, :2, :4] = off
+    wide[:, :, 2:] = 1.0  # padding costs nothing
+    assert float(guided_loss([wide], frames, tokens, 0.2).total) == pytest.approx(by_hand)
+
+
 def test_a_decoder_sees_neither_padding_nor_the_future():
     torch.manual_seed(0)
-    decoder = Decoder(11, 32, heads=2, layers=2).eval()
+    decoder = Decoder(11, 32, heads=2, layers=2, positions="sinusoids").eval()
     memory, mask = torch.randn(1, 9, 32), padding_mask(torch.tensor([6]), 9)
     y = torch.tensor([[0, 4, 5, 6]])
     logits = decoder(memory, mask, y)

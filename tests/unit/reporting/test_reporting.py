@@ -30,7 +30,7 @@ def make(recipe, name, lr=1e-3, epochs=3, layers=6):
         f"task: asr\nmodel:\n  class: speechlab.models.asr:Conformer\n  layers: {layers}\n"
         f"optim: {{name: adamw, lr: {lr}}}\ndata: {{max_duration: 60}}\ntrain: {{epochs: {epochs}, seed: 0}}\n")
     env = {"device": "cpu", "engine": "none", "gpus": 0, "versions": {"torch": "2.11.0+cpu"}, "parameters": 2400000,
-           "wall_seconds": 3725.4}
+           "wall_seconds": 3725.4, "memory_gb": 2.5, "memory_sum_gb": 4.25}
     (exp / "env.json").write_text(json.dumps(env))
     (exp / "results.json").write_text(json.dumps([
         {"test_set": "test", "method": "ctc_greedy", "metric": "CER", "value": 23.456},
@@ -49,8 +49,8 @@ def test_table_of_two_experiments(tmp_path):
     assert rows[0] == {
         "experiment": "a", "model": "speechlab.models.asr:Conformer", "optimiser": "adamw", "learning_rate": "0.001",
         "batch": "60", "epochs": "3", "first_loss": "50", "last_loss": "1.667", "test/ctc_greedy/CER": "23.46",
-        "test/oracle/CER": "", "grad_norm": "2", "parameters": "2400000", "wall_time": "1:02:05", "device": "cpu",
-        "gpus": "0", "torch": "2.11.0+cpu", "engine": "none", "model.layers": "4"}
+        "test/oracle/CER": "", "grad_norm": "2", "parameters": "2400000", "wall_time": "1:02:05", "memory_gb": "4.25",
+        "device": "cpu", "gpus": "0", "torch": "2.11.0+cpu", "engine": "none", "model.layers": "4"}
     assert (rows[1]["learning_rate"], rows[1]["model.layers"]) == ("0.002", "6")
 
 

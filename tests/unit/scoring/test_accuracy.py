@@ -68,7 +68,7 @@ def test_score_writes_all(tmp_path, capsys):
     assert main([str(exp), "--corpus", "zoo"]) == 0
     text = (exp / "results.txt").read_text()
     assert text in capsys.readouterr().out
-    assert text.startswith("test: tta, error 0.00 % (0.00 - 0.00)\n\n# experiment: a\n# corpus: zoo\n\n")
+    assert text.startswith("test: tta, error 0.00 % (0.00 - 52.18)\n\n# experiment: a\n# corpus: zoo\n\n")
     rows = {(r["method"], r["metric"]): r for r in json.loads((exp / "results.json").read_text())}
     assert rows["plain", "accuracy"]["value"] == 40 and rows["tta", "error"]["value"] == 0
     assert "test plain: 3 of 5 wrong" in text and "test tta: no errors" in text
