@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -19,6 +20,7 @@ from speechlab.files import shown, walk
 AUDIO = frozenset(".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc .wv "
                   ".m4a .aac .wma .amr .mp4 .mka .webm .ape".split())
 IMAGES = frozenset(".png .jpg .jpeg .bmp .gif .tif .tiff .webp .ppm .pgm".split())
+STDIN = Path("/dev/stdin")  # what ``-`` stands for
 
 
 def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> tuple[list[Path], list[str]]:
@@ -43,6 +45,38 @@ def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> tuple
         else:
             files[path] = None
     return list(files), bad
+
+
+@contextlib.contextmanager
+def spooled(files: Sequence[Path]) -> Iterator[tuple[list[Path], dict[str, str]]]:
+    """Files that can be read from any place, more than once: what comes through a pipe is kept for the time being.
+
+    Returns:
+        The paths to read, in order; and what those of pipes stand for (``-`` for standard input), by path.
+    Raises:
+        UserError: standard input is meant, and it is a terminal.
+    """
+    paths, names = [], {}
+    with contextlib.ExitStack() as stack:
+        for number, path in enumerate(files):
+            if path != STDIN and not path.is_fifo():
+                paths.append(path)
+                continue
+            name = "-" if path == STDIN else shown(path)
+            if path == STDIN and sys.stdin.isatty():
+                raise UserError("- is standard input, and that is a terminal: send a file into it (infer EXP - < FILE)",
+                                2)
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"{number}-input"
+            with contextlib.nullcontext(sys.stdin.buffer) if path == STDIN else open(path, "rb") as source:
+                try:
+                    with open(place, "wb") as file:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                except OSError as error:
+                    error.filename = error.filename or str(place)
+                    raise
+            paths.append(place)
+            names[str(place)] = name
+        yield paths, names
 
 
 @contextlib.contextmanager

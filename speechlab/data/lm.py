@@ -16,6 +16,7 @@ from speechlab.data.text import normalise
 from speechlab.data.tokens import Tokenizer
 from speechlab.decoding.ngram import NGram
 from speechlab.errors import UserError
+from speechlab.ranges import within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +31,8 @@ class LMConfig:
     own_weight: float = 10.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= 10:
-            raise ValueError(f"order is {self.order}; it must be 1 to 10")
-        if not 0 < self.own_weight < float("inf"):
-            raise ValueError(f"own_weight is {self.own_weight:g}; it must be over 0")
+        within(self, "order", least=1, most=10)
+        within(self, "own_weight", above=0)
 
     def name(self) -> str:
         """The folder's name: ``lm-`` and four hex digits of these settings (not of the texts and units)."""

@@ -21,6 +21,7 @@ from speechlab.data import arpabet, pinyin
 from speechlab.data.symbols import KEPT
 from speechlab.data.text import has_hanzi
 from speechlab.errors import UserError
+from speechlab.ranges import within
 
 BLANK, UNKNOWN, SPACE = "<blank>", "<unk>", "▁"
 PIECES = ("bpe", "unigram")  # kinds that SentencePiece makes
@@ -41,6 +42,8 @@ class TokensConfig:
     vocab_size: int = 0  # number of units, <blank> and <unk> counted; bpe and unigram need it, 0 for char
 
     def __post_init__(self) -> None:
+        within(self, "min_count", least=1)
+        within(self, "vocab_size", least=0)
         if self.kind in PIECES and self.vocab_size < 3:
             raise ValueError(f"vocab_size must be given for kind = {self.kind}: how many units, {BLANK} and {UNKNOWN} "
                              "counted (300, say)")
