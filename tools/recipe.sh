@@ -40,8 +40,35 @@ user_path() { # NAME PATH
     *) path=${path#./}
        if [ "$1" = exp ] || [ -e "$_caller/$path" ] || [ ! -e "$recipe/$path" ]; then path=$_caller/$path; fi ;;
   esac
-  path=${path%/}
+  while [ "${path%/}" != "$path" ] && [ "$path" != / ]; do path=${path%/}; done
   printf '%s' "${path#"$recipe/"}"
+}
+
+# A path without links, . and .. as far as it is there.
+_physical() {
+  local path=$1 rest=""
+  case $path in /*) ;; *) path=$recipe/$path ;; esac
+  while [ ! -d "$path" ]; do rest=/${path##*/}$rest path=${path%/*} path=${path:-/}; done
+  path=$(cd "$path" && pwd -P)
+  printf '%s' "${path%/}$rest"
+}
+
+# An experiment's folder is written to, and moved aside by --force: it must hold nothing but the experiment.
+_check_exp() { # PATH
+  local path name
+  path=$(_physical "$1")
+  [ ! -e "$path" ] || [ -d "$path" ] || fail "--exp $1 is a file: it must be an experiment's folder (exp/NAME)"
+  case $recipe/ in
+    "${path%/}"/*) fail "--exp $1 is ${path:-/}, and the recipe lies in it: give a folder of the experiment's own (exp/NAME)" ;;
+  esac
+  for name in conf local data figures; do
+    case $path/ in
+      "$(_physical "$name")"/*) fail "--exp $1: $name/ is the recipe's own: give a folder of the experiment's own (exp/NAME)" ;;
+    esac
+  done
+  case $path in
+    "$(_physical exp)") fail "--exp $1 is the folder of all experiments: give one of them (exp/NAME)" ;;
+  esac
 }
 
 # Print one line and exit with 2: for a wrong use of the recipe.
@@ -131,7 +158,11 @@ parse_options() {
     case $_paths in *" $name "*) value=$(user_path "$name" "$value") ;; esac
     printf -v "$name" %s "$value"
   done
-  [ -z "$exp" ] || exp=$exp$tag
+  if [ -n "$exp" ]; then
+    _check_exp "$exp"
+    exp=$exp$tag
+    [ -z "$tag" ] || _check_exp "$exp"
+  fi
 }
 
 # Print the name of a file without folder and ending: `stem conf/a.yaml` prints a.

@@ -4,6 +4,8 @@ source "$(dirname "$(readlink -f "$0")")/../../tools/recipe.sh"
 
 option_corpus mini=hsk_gcin an4 aishell synthetic folder:manifest.tsv:"a table with the columns path and text" kaldi:wav.scp
 option      split_by auto                 "how a folder is split: auto | speaker | column | random"
+option      symbols  ""                   "non-speech symbols such as <NOISE> in transcripts: leave_out (the default) | keep"
+option_path nlsyms   ""                   "a file with non-speech symbols of your own, one per line, beside the known ones"
 option_path config   ""                   "what to train: conf/conformer.yaml, or conf/an4.yaml for an4"
 option      lm_text  auto                 "more text for the n-gram model, one sentence per line: auto (mini: fetched) | none | FILE"
 option_path lm_conf  ""                   "also train a language model as a network, for rescoring: conf/lm_transformer.yaml"
@@ -22,8 +24,9 @@ lm_exp=exp/${name}_$(stem "$lm_conf") exp=${exp:-exp/${name}_$(stem "$config")$t
 stage 0 "Fetch text for the language model" --out "$lm_text" -- python -m speechlab.corpora zh_text --to "$downloads"
 
 # From here on all corpora look alike: one line per utterance gives its file, its place there, its speaker and its text.
-stage 1 "Manifests" --in "$whole" --out "$data"/{train,dev}.jsonl.gz \
-  -- python -m speechlab.prepare "$module" --from "$raw" --to "$data" --split_by "$split_by" --nj "$nj"
+stage 1 "Manifests" --in "$whole" ${nlsyms:+"$nlsyms"} --out "$data"/{train,dev}.jsonl.gz \
+  -- python -m speechlab.prepare "$module" --from "$raw" --to "$data" --split_by "$split_by" --nj "$nj" \
+  ${symbols:+--option "symbols=$symbols"} ${nlsyms:+--option "nlsyms=$nlsyms"}
 
 # How loud each band of frequencies is, 100 times per second. This is computed only once, and every epoch reads it.
 stage 2 "Fbank" --array --conf features --in "$data"/{train,dev}.jsonl.gz --out "$features"/{train,dev}.jsonl.gz \

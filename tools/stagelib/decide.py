@@ -54,7 +54,9 @@ def decide(stage: Stage, plan: Plan, config: dict | None, record: dict | None) -
     absent = [path for path in stage.outputs if not os.path.exists(path)]
     reasons, keys = [], {}
     if record and "inputs" in record:
-        reasons, keys = state.changes(record, state.signature(stage, plan, config), state.defaults(stage, config))
+        now = state.signature(stage, plan, config)
+        reasons, keys = state.changes(record, now, state.defaults(stage, config))
+        reasons += state.gone(stage, plan, record, now)
     entered = f"entered by --stage {plan.values['stage']}" if plan.values["stage"] else ""
     if stage.train:
         return _decide_training(stage, plan, entered, record, absent, reasons, keys)

@@ -234,3 +234,32 @@ class TestWhichPython:
 
     def test_a_wrong_speechlab_python(self, house):
         assert "SPEECHLAB_PYTHON=/none can't be run" in house.run(status=2, SPEECHLAB_PYTHON="/none").stderr
+
+
+@pytest.mark.parametrize("given, says", [
+    ("/", "is /, and the recipe lies in it"),
+    *((above, "and the recipe lies in it") for above in (".", "./", "..", "../..", "link", "../little")),
+    *((own, f"{own.strip('./').split('/')[0]}/ is the recipe's own")
+      for own in ("conf", "./conf/", "conf/a", "local", "data", "data/mini", "figures/x")),
+    ("exp/../conf", "conf/ is the recipe's own"), ("exp", "is the folder of all experiments"), ("run.sh", "is a file"),
+])
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_an_experiments_folder_is_its_own(recipe, given, says, force):
+    (recipe.folder / "link").symlink_to(recipe.folder)
+    (recipe.folder / "exp").mkdir()
+    before = sorted(recipe.folder.rglob("*"))
+    done = recipe.run("--exp", given, *force, status=2)
+    assert done.stderr.startswith("run.sh: --exp ") and says in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.rstrip().endswith("(exp/NAME)") and not done.stdout
+    assert recipe.ran() == [] and sorted(recipe.folder.rglob("*")) == before
+
+
+def test_a_folder_of_the_recipe_may_be_a_link(recipe, tmp_path):
+    (tmp_path / "store").mkdir()
+    (recipe.folder / "data").symlink_to(tmp_path / "store")
+    assert "data/ is the recipe's own" in recipe.run("--exp", str(tmp_path / "store"), status=2).stderr
+
+
+def test_other_folders_are_an_experiments(recipe, tmp_path):
+    for given in ("exp/a", "conf_a", "datas", str(tmp_path / "elsewhere" / "a"), "../other"):
+        recipe.run("--exp", given, "--dry_run")
