@@ -111,13 +111,13 @@ def _unfinished(record: dict | None, absent: list[str], plan: Plan) -> str:
 
 
 def full_command(stage: Stage, plan: Plan, python: str) -> list[str]:
-    """The stage's command as it is run: through cmd.sh, with the chosen Python, torchrun and --set."""
+    """The stage's command as it is run: through cmd.sh, with the chosen Python and --set. A command marked --ddp starts
+    its own processes on several GPUs (speechlab/training/distributed.py): torchrun would turn 85 into 1."""
     ngpu = int(plan.values["ngpu"]) if stage.gpu else 0
     slurm = os.environ.get("SPEECHLAB_BACKEND") == "slurm"
     command = list(stage.command)
     if command[0] == "python":
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ngpu}"]
-        command = [python, *(launcher if stage.ddp and ngpu > 1 and not slurm else []), *command[1:]]
+        command = [python, *command[1:]]
     elif command[0].endswith(".sh"):
         command = ["bash", "-euo", "pipefail", *command]  # what `set -euo pipefail` in it says, even if it forgot
     if stage.conf:
@@ -129,7 +129,7 @@ def full_command(stage: Stage, plan: Plan, python: str) -> list[str]:
 def backend(stage: Stage, plan: Plan, ngpu: int, slurm: bool) -> list[str]:
     """cmd.sh's options for where the stage runs. Slurm gets what is marked --gpu, and what is marked --array as an
     array of --nj tasks; the rest is short, or needs the network, and runs here. Processes that share a training are
-    started by Slurm itself: torchrun would turn "saved, start me again" (85) into 1, and dies of Slurm's notice."""
+    started by Slurm itself, on all nodes alike."""
     nodes = os.environ.get("SPEECHLAB_NODES", "1") if stage.ddp else "1"
     more = ["--nodes", nodes] if nodes != "1" else []
     if not slurm:

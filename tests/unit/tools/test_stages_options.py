@@ -123,12 +123,15 @@ class TestCommand:
         assert [line.split(" bash")[0] for line in self.calls(recipe)] == ["--", "--ngpu 2 --"]
         assert [(recipe.folder / "data" / name).read_text() for name in ("one", "two")] == ["0\n", "2\n"]
 
-    def test_torchrun_for_several(self, recipe):
-        recipe.stages('stage 4 "Four" --gpu --ddp --out data/four -- python -m speechlab.train --data d')
-        for ngpu, launched in (("2", True), ("1", False), ("0", False)):
-            shown = recipe.run("--dry_run", "--ngpu", ngpu).stdout
-            launcher = "-m torch.distributed.run --standalone --nproc_per_node=2 -m speechlab.train --data d"
-            assert (launcher in shown) == launched
+    def test_several_gpus_are_the_commands_own_affair(self, recipe):
+        """No torchrun, which would turn "saved, start me again" (85) into 1."""
+        recipe.stages('stage 4 "Four" --gpu --ddp --train --out exp/a/checkpoints/b '
+                      '-- python work.py exp/a/checkpoints/b --status 85')
+        for ngpu in ("0", "1", "2"):
+            assert "saved, to be requeued" in recipe.run("--ngpu", ngpu, status=85).stderr
+        options = ["--", "--ngpu 1 --", "--ngpu 2 --"]
+        assert [line.split(f" {recipe.env['SPEECHLAB_PYTHON']}")[0] for line in self.calls(recipe)] == options
+        assert all(" work.py exp/a/checkpoints/b " in line for line in self.calls(recipe))
 
     def test_an_idle_gpu_is_mentioned(self, recipe, tmp_path):
         (tmp_path / "bin").mkdir()
