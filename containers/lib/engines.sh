@@ -97,18 +97,34 @@ bind_all() { # the arguments are the command's
 }
 
 # --- what of the environment goes in ---
+asked_for() { # NAME: is this a variable by which a person tells our programs something?
+    case $1 in
+        SPEECHLAB_NESTED | SPEECHLAB_PYTHON | SPEECHLAB_CONTAINER | SPEECHLAB_IMAGE_ID) return 1 ;;
+        PIP_USER | PIP_TARGET | PIP_PREFIX | PIP_ROOT | PIP_PYTHON) return 1 ;; # where the host installs
+        SPEECHLAB_* | NCCL_* | GLOO_* | TORCH_* | PYTORCH_* | OMP_* | MKL_* | HF_* | WANDB_* | PYTHONUNBUFFERED) ;;
+        GLIBC_TUNABLES | TZ | XDG_CACHE_HOME) ;;
+        http_proxy | https_proxy | all_proxy | no_proxy | HTTP_PROXY | HTTPS_PROXY | ALL_PROXY | NO_PROXY) ;;
+        PIP_* | SSL_CERT_FILE | SSL_CERT_DIR | REQUESTS_CA_BUNDLE | CURL_CA_BUNDLE) ;; # stage 0 fetches by pip, too
+        *) return 1 ;;
+    esac
+}
+
+is_secret() { # NAME: one that is not to be shown, nor written down
+    case $1 in *KEY* | *TOKEN* | *SECRET* | *PASSWORD*) return 0 ;; esac
+    case ${!1} in *://*@*) return 0 ;; esac # a name and a password in an address
+    return 1
+}
+
 environment() { # sets the arrays `names` (to be passed with the value they have) and `settings` (NAME=value)
     local name path kept=""
     names=() settings=()
     for name in $(compgen -e); do
         case $name in
-            SPEECHLAB_NESTED | SPEECHLAB_PYTHON | SPEECHLAB_CONTAINER | SPEECHLAB_IMAGE_ID) ;;
-            SPEECHLAB_* | NCCL_* | GLOO_* | TORCH_* | PYTORCH_* | OMP_* | MKL_* | HF_* | WANDB_* | PYTHONUNBUFFERED | \
-                CUDA_VISIBLE_DEVICES | CUDA_DEVICE_ORDER | CUDA_LAUNCH_BLOCKING | MASTER_ADDR | MASTER_PORT | RANK | \
+            CUDA_VISIBLE_DEVICES | CUDA_DEVICE_ORDER | CUDA_LAUNCH_BLOCKING | MASTER_ADDR | MASTER_PORT | RANK | \
                 LOCAL_RANK | WORLD_SIZE | LOCAL_WORLD_SIZE | SLURM_JOB_ID | SLURM_PROCID | SLURM_LOCALID | SLURM_NODEID | \
                 SLURM_NTASKS | SLURM_CPUS_PER_TASK | SLURM_ARRAY_TASK_ID | SLURM_RESTART_COUNT | SLURM_JOB_NODELIST | \
-                GLIBC_TUNABLES | COLUMNS | TZ | TMPDIR | \
-                XDG_CACHE_HOME | http_proxy | https_proxy | no_proxy | HTTP_PROXY | HTTPS_PROXY | NO_PROXY) names+=("$name") ;;
+                COLUMNS | TMPDIR) names+=("$name") ;;
+            *) ! asked_for "$name" || names+=("$name") ;;
         esac
     done
     IFS=:
@@ -163,10 +179,7 @@ apptainer_line() { # apptainer and singularity
     line=(env "${prefix}_CACHEDIR=$APPTAINER_CACHEDIR" "${prefix}_TMPDIR=$APPTAINER_TMPDIR")
     # Not --env: it splits values at commas. A secret is not put where --dry_run would show it.
     for name in ${names[@]+"${names[@]}"}; do
-        case $name in
-            *KEY* | *TOKEN* | *SECRET* | *PASSWORD*) export "${prefix}ENV_$name=${!name}" ;;
-            *) line+=("${prefix}ENV_$name=${!name}") ;;
-        esac
+        if is_secret "$name"; then export "${prefix}ENV_$name=${!name}"; else line+=("${prefix}ENV_$name=${!name}"); fi
     done
     for name in "${settings[@]}"; do line+=("${prefix}ENV_$name"); done
     # --pid: when the client is killed with SIGKILL, the kernel ends all that it started; nothing is left over.
