@@ -192,6 +192,8 @@ choose_corpus() {
     word=""
   done
   raw=${data_dir:-$downloads/$module}
+  unset SPEECHLAB_DATA_DIR # for cmd.sh: a container is given what lies there
+  case $data_dir in "") ;; /*) export SPEECHLAB_DATA_DIR=$data_dir ;; *) export SPEECHLAB_DATA_DIR=$recipe/$data_dir ;; esac
   whole=${data_dir:-$raw/.complete}
   case $word in *:*) ;; *) return 0 ;; esac
   [ -n "$data_dir" ] || [ "$help" = true ] || fail "--corpus $corpus needs --data_dir DIR (see README.md)"

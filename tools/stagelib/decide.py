@@ -273,6 +273,9 @@ def _mention_gpu(plan: Plan, selected: list[Stage]) -> None:
 def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, child: process.Child, lock: Lock) -> int:
     """Run one stage: 0, or the status to exit with, after it was said why."""
     python = interpreter.choose(plan)
+    if plan.remark:
+        say(plan.remark)
+        plan.remark = ""
     if decision.why != FIRST:
         say(f"{stage.name}: {decision.why}")
     say(f"{stage.name}: {stage.title}")
@@ -334,6 +337,8 @@ def conclude(stage: Stage, plan: Plan, now: dict, why: str, status: int, signal:
 def dry_run(plan: Plan, selected: list[Stage], config: dict | None) -> int:
     """Show each stage's state and exact command. What an earlier stage would make anew counts as changed."""
     python = interpreter.choose(plan, setup=False)
+    if plan.remark:
+        say("# " + plan.remark)
     env = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment(selected[0], plan, python).items()
                    if name in ("PYTHONPATH", "SPEECHLAB_PYTHON"))
     say(f"# in {plan.values['recipe']}, with {env}")

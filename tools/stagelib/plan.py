@@ -100,6 +100,7 @@ class Plan:
         self.sets: list[str] = []
         self.stages: list[Stage] = []
         self.python = ""  # once chosen
+        self.remark = ""  # what to say of it, once
         position, options = 0, self.common
         while position < len(words):
             kind, count = words[position], int(words[position + 1])
