@@ -90,7 +90,8 @@ command_file() { # prints command.sh
             SPEECHLAB_BACKEND | SPEECHLAB_PROGRESS | SPEECHLAB_SLURM*) continue ;;
             PATH | LD_LIBRARY_PATH | PYTHONPATH | HOME | USER | LANG | LC_ALL | \
                 SPEECHLAB_NESTED | SPEECHLAB_PYTHON) ;;
-            *) asked_for "$name" && ! is_secret "$name" || continue ;;
+            *) asked_for "$name" || continue
+               ! is_secret "$name" || continue ;;
         esac
         echo "export $name=$(quoted "${!name}")"
     done

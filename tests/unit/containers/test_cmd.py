@@ -12,7 +12,7 @@ import pytest
 from signals_helper import heard
 
 CMD = Path(__file__).resolve().parents[3] / "containers" / "cmd.sh"
-TOOLS = "bash sh env sed dirname basename readlink uname id tr grep mkdir tee ls cat sleep tail cksum od".split()
+TOOLS = "bash sh env sed dirname basename readlink uname id tr grep mkdir tee ls cat sleep tail cksum od find".split()
 GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
 
 
