@@ -35,8 +35,8 @@ if [ -f "$S/banner" ]; then cat "$S/banner"; else echo 7; fi
 [ ! -f "$S/pending" ] || exit 0
 # --export=NONE: what the job's script finds is Slurm's and a login's alone
 if [ "${SBATCH_EXPORT:-ALL}" = NONE ]; then
-    for name in $(compgen -e); do case $name in PATH) ;; *) unset "$name" ;; esac; done
-    export SLURM_EXPORT_ENV=NONE
+    for name in $(compgen -e); do unset "$name"; done
+    export SLURM_EXPORT_ENV=NONE PATH=/usr/bin:/bin
 fi
 export SLURM_JOB_ID=7 SLURM_JOB_NODELIST=n1 SLURM_NTASKS=$procs SLURM_JOB_NUM_NODES=1
 if [ -n "$array" ]; then

@@ -167,6 +167,20 @@ class TestChoosing:
         assert f"reads {folder}/wav.scp" in chooser.run("--help", "--corpus", "kaldi", "--data_dir", str(folder)).stdout
 
 
+def test_a_corpus_on_disk_is_told_to_every_stage(recipe, tmp_path):
+    """By SPEECHLAB_DATA_DIR, for containers: its audio is read by stages that do not have it among their arguments."""
+    recipe.write('#!/usr/bin/env bash\n# A title.\nsource "$(dirname "$0")/../../tools/recipe.sh"\n'
+                 'option_corpus mini any:\nparse_options "$@"\nchoose_corpus\n'
+                 'stage 1 "One" --out data/one -- bash -c \'echo "${SPEECHLAB_DATA_DIR-none}" > data/one\'\n'
+                 'run_stages\n')
+    (tmp_path / "my 数据").mkdir()
+    (recipe.folder / "mine").mkdir()
+    for arguments, wanted in ((("--corpus", "any", "--data_dir", f"{tmp_path}/my 数据"), f"{tmp_path}/my 数据"),
+                              (("--corpus", "any", "--data_dir", "mine"), f"{recipe.folder}/mine"), ((), "none")):
+        recipe.run("--stage", "1", *arguments, SPEECHLAB_DATA_DIR="/of/another/run")
+        assert (recipe.folder / "data" / "one").read_text(encoding="utf-8") == f"{wanted}\n"
+
+
 class TestALink:
     def test_to_run_sh(self, recipe, tmp_path):
         link = tmp_path / "go.sh"
