@@ -87,7 +87,6 @@ def test_the_environment_of_each(start, tmp_path, ngpu, threads, wanted):
 
 @pytest.mark.parametrize("how, status", [
     ([["others", 2.5, 85], [85]], 85),  # the first is still writing the checkpoint
-    ([["others", 2.5, 130], [130]], 130),
     ([["others", 7], [0.5, 0]], 7)])
 def test_the_exit_status_is_the_firsts_own(start, how, status):
     assert ends(start(2, 2, how)) == (status, "")
