@@ -32,7 +32,7 @@ def train(config: str | Path, data: str | Path, exp: str | Path, sets: Mapping[s
 
     Args:
         config: a YAML file. data: the folder that the recipe's data stages made. exp: the experiment's folder.
-        sets: overrides, ``{"optim.lr": 1e-3}`` or ``["optim.lr=1e-3"]``. ngpu: 0 or 1.
+        sets: overrides, ``{"optim.lr": 1e-3}`` or ``["optim.lr=1e-3"]``. ngpu: GPUs (0: the CPU).
     Returns:
         The experiment's folder, for ``speechlab.load``.
     Raises:
@@ -63,7 +63,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--exp", required=True, type=Path, help="the experiment's folder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override (repeatable)")
     parser.add_argument("--ngpu", type=int, default=int(os.environ.get("SPEECHLAB_NGPU", 0)),
-                        help="GPUs (0: the CPU; several: start by torchrun)")
+                        help="GPUs, each with a process of its own (0: the CPU)")
     args = parser.parse_args(argv)
     tasks.at(None)
     config = tasks.load_config(args.config, args.set)
@@ -72,7 +72,7 @@ def run(argv: list[str]) -> int:
     check_folder(args.exp, Path(args.config), args.data)
     args.exp.mkdir(parents=True, exist_ok=True)
     processes = distributed.share(config.train.accum, args.ngpu)
-    with distributed.helpers(processes, ["-m", "speechlab.train", *argv]):
+    with distributed.helpers(processes, ["-m", "speechlab.train", *argv], args.ngpu):
         return train_here(config, args)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Mandarin speech recognition: a Conformer with CTC and attention over characters, and six ways to search.
-source "$(dirname "$(readlink -f "$0")")/../../tools/recipe.sh"
+source "$(dirname "$(readlink -f "$0" 2> /dev/null || echo "$0")")/../../tools/recipe.sh"
 
 option_corpus mini=hsk_gcin an4 aishell synthetic folder:manifest.tsv:"a table with the columns path and text" kaldi:wav.scp
 option      split_by auto                 "how a folder is split: auto | speaker | column | random"
