@@ -154,6 +154,12 @@ option_corpus() { # WORD...
   option_path data_dir "" "a corpus on disk: ${where:+$where, or }the published files"
 }
 
+# The options --symbols and --nlsyms of recipes with transcripts; choose_corpus makes $symbol_options of them.
+option_symbols() {
+  option symbols "" "non-speech symbols such as <NOISE> in transcripts: leave_out (the default) | keep"
+  option_path nlsyms "" "a file with non-speech symbols of your own, one per line, beside the known ones"
+}
+
 parse_options() {
   local name value
   _plan+=(arguments $# "$@")
@@ -219,6 +225,7 @@ folder_name() {
 choose_corpus() {
   local word="" head file what
   module=$corpus name=$corpus
+  symbol_options=(${symbols:+--option "symbols=$symbols"} ${nlsyms:+--option "nlsyms=$nlsyms"})
   for word in ${_corpora[@]+"${_corpora[@]}"}; do
     head=${word%%:*}
     [ "${head%%=*}" != "$corpus" ] || { module=${head#*=}; break; }
