@@ -29,8 +29,9 @@ With --backend slurm:
 
 SPEECHLAB_ENGINE, SPEECHLAB_IMAGE, SPEECHLAB_BACKEND and SPEECHLAB_NGPU say the same as the options.
 SPEECHLAB_BINDS=A:B  further paths that the container needs. Bound always: this repository, the working folder,
-SPEECHLAB_DOWNLOADS, absolute paths among the arguments, what symbolic links in the working folder, its data/ and exp/
-point to; nothing of the host's system. A path is the same inside as outside.
+SPEECHLAB_DOWNLOADS, SPEECHLAB_DATA_DIR (run.sh --data_dir), absolute paths among the arguments; what symbolic links in
+the working folder, its data/ and exp/, the downloads, and in folders among the arguments point to; certificates
+(SSL_CERT_FILE ...) and pip's files; nothing else of the host's system. A path is the same inside as outside.
 SPEECHLAB_CACHE=DIR  the home inside and Apptainer's caches and temporary files (default downloads/.cache; your own home
 is not used). APPTAINER_CACHEDIR, APPTAINER_TMPDIR and TMPDIR are kept where you set them.
 Inside a container, the command is run as it is (SPEECHLAB_NESTED=1 says that this one can run containers itself).

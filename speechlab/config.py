@@ -14,6 +14,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import math
 import re
 import types
 import typing
@@ -42,19 +43,26 @@ class Component:
 
 
 class _NoTwins(yaml.SafeLoader):
-    """Reads YAML, but refuses a key that occurs twice in a mapping (plain YAML silently takes the second value)."""
+    """Reads YAML, but refuses a key that occurs twice in a mapping (plain YAML silently takes the second value).
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    It looks at mappings as they are written: merge keys (``<<: *base``), whose values a mapping's own keys may replace,
+    are resolved later.
+    """
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            plain = key_node.tag in ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # << and =
+            key = key_node.value if plain else self.construct_object(key_node)
             line = key_node.start_mark.line + 1
-            if isinstance(key, (str, int, float)) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"line {line}: the key '{key}' stands twice (first "
-                                                        f"in line {seen[key]}): remove one")
-            if isinstance(key, (str, int, float)):
-                seen[key] = line
-        return super().construct_mapping(node, deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"line {line}: the key '{key_node.value}' stands "
+                                                        f"twice (first in line {seen[key]}): remove one")
+            seen[key] = line
+        return node
 
 
 def parse_yaml(text: str) -> Any:
@@ -129,7 +137,9 @@ def override(raw: dict[str, Any], sets: Iterable[str]) -> dict[str, Any]:
             if not isinstance(section, dict):
                 raise UserError(f"--set {text}: '{parent}' holds a value, not a section", 2)
         try:
-            section[last] = yaml.safe_load(value)
+            section[last] = parse_yaml(value)
+        except yaml.constructor.ConstructorError as error:
+            raise UserError(f"--set {text}: {error.problem or 'the value is not plain YAML'}", 2) from None
         except yaml.YAMLError:
             raise UserError(f"--set {text}: the value is not YAML", 2) from None
     return raw
@@ -168,6 +178,9 @@ def _convert(kind: Any, value: Any, key: str, where: str, locate: Locate) -> Any
                 hint = nearest(str(name), hints) or f"; {key or 'the top level'} has {', '.join(hints)}"
                 raise UserError(f"{where}: unknown key '{full}'{hint}", 2)
         parts = {n: _convert(hints[n], v, f"{key}.{n}" if key else n, where, locate) for n, v in value.items()}
+        for field in dataclasses.fields(kind):
+            if not field.metadata.get("infinite") and field.name in parts:
+                _finite(parts[field.name], f"{key}.{field.name}" if key else field.name, where)
         try:
             return kind(**parts)
         except TypeError as error:
@@ -205,6 +218,18 @@ def _convert(kind: Any, value: Any, key: str, where: str, locate: Locate) -> Any
     raise UserError(f"{where}: '{key}' must be {getattr(kind, '__name__', kind)}, not {value!r}", 2)
 
 
+def _finite(value: Any, key: str, where: str) -> None:
+    """Refuse NaN and infinity: they train nothing. A field with the metadata ``{"infinite": True}`` takes them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: '{key}' must be a finite number, not {value}", 2)
+    if isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _finite(item, f"{key}[{i}]", where)
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _finite(item, f"{key}.{name}", where)
+
+
 def _component(value: Any, key: str, where: str, locate: Locate) -> Component:
     if not isinstance(value, dict) or not isinstance(value.get("class"), str):
         raise UserError(f"{where}: '{key}' must be a section with a line 'class: package.module:Name'", 2)
@@ -221,4 +246,10 @@ def _component(value: Any, key: str, where: str, locate: Locate) -> Component:
         if name not in signature.parameters and not open_ended:
             raise UserError(f"{where}: unknown key '{key}.{name}': {value['class']} does not take it"
                             f"{nearest(name, signature.parameters)}", 2)
+        _finite(args[name], f"{key}.{name}", where)
+        number = isinstance(args[name], (int, float)) and not isinstance(args[name], bool)
+        if number and "dropout" in name and not 0 <= args[name] < 1:
+            raise UserError(f"{where}: {key}.{name} = {args[name]:g} must be at least 0 and below 1", 2)
+        if number and args[name] < 0 and value["class"].startswith("speechlab."):  # none of ours takes such a number
+            raise UserError(f"{where}: {key}.{name} = {args[name]:g} must be at least 0", 2)
     return Component(value["class"], args, target)

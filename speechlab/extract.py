@@ -61,7 +61,8 @@ def extract_folder(data: Path, to: Path, contract: FeatureContract, nj: int = 1,
         shard: (i, n), one of n machines that share the work. i = 0 only prepares the folder; i = 1 to n makes every
             n-th part. A shard writes no manifests of whole splits.
     Returns:
-        Counts for each split (of a shard's parts only): cuts, seconds of audio, frames, resampled, mixed_down.
+        Counts for each split (of a shard's parts only): cuts, seconds of audio, frames, resampled, mixed_down,
+        one_channel (one of several was used).
     Raises:
         UserError: no manifests, a manifest or an audio file that can't be read, an utterance shorter than a frame.
     """
@@ -162,14 +163,16 @@ def _lines(manifest: Path) -> list[str]:
 
 
 def _count(cuts: Iterable[dict]) -> Counter:
-    total: Counter = Counter(cuts=0, seconds=0.0, frames=0, resampled=0, mixed_down=0)
+    total: Counter = Counter(cuts=0, seconds=0.0, frames=0, resampled=0, mixed_down=0, one_channel=0)
     for cut in cuts:
         total["cuts"] += 1
         total["seconds"] += cut["duration"]
         total["frames"] += cut["features"]["num_frames"]
         recording = cut["recording"]
-        total["resampled"] += any(t.get("name") == "Resample" for t in recording.get("transforms") or ())
-        total["mixed_down"] += len(recording["channel_ids"]) > 1
+        total["resampled"] += recording["sampling_rate"] != cut["features"]["sampling_rate"]
+        heard = len(cut["channel"]) if isinstance(cut["channel"], list) else 1
+        total["mixed_down"] += heard > 1
+        total["one_channel"] += heard == 1 < len(recording["channel_ids"])
     return total
 
 
@@ -184,10 +187,6 @@ def _do_part(job: Job) -> tuple[Path, Counter]:
             except Exception as error:  # lhotse raises errors of many kinds for a missing or misspelt field
                 raise UserError(f"{ark.parent.name}{SUFFIX} has a line that is no cut ({error!r}): {line[:80]}... "
                                 "Make the manifests again (stage 1)") from None
-            if cut.sampling_rate != contract.sample_rate:
-                # By lhotse: then the stored cut's audio has exactly the samples that its features were made from.
-                cut = cut.resample(contract.sample_rate)
-                item = cut.to_dict()
             samples, rate = audio.read(cut)
             features = extract(samples, rate, contract).numpy()
             if not len(features) or not math.isfinite(features.sum()):
@@ -298,6 +297,10 @@ def main(argv: list[str] | None = None) -> int:
               f"{c['mixed_down']:>12}")
     hours = sum(c["seconds"] for c in counts.values()) / 3600
     print(f"{contract.name()}: {hours:.2f} h in {wall:.1f} s -> {args.to}")
+    for split, c in counts.items():
+        if c["one_channel"]:
+            print(f"note: {c['one_channel']} utterances of {split} are one channel each of several, as their manifest "
+                  "says; if that is older than this rule, make it again (stage 1), and channels are averaged")
     return 0
 
 

@@ -12,6 +12,7 @@ import argparse
 import inspect
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
                         "clean (the path of a clean partner), or your own; for the corpora that can carry several "
                         "things, such as folder and kaldi")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
-                        help="an option of the corpus, e.g. --option train=50 for synthetic; may be repeated")
+                        help="an option of the corpus, e.g. --option train=50 for synthetic, or of all speech: "
+                        "symbols=keep (non-speech symbols such as <NOISE> stay as tokens), nlsyms=FILE (symbols of "
+                        "your own, one per line); may be repeated")
     args = parser.parse_args(argv)
 
     from speechlab import corpora
@@ -45,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
 
     module = corpora.load(args.corpus)
     form = forms.find(getattr(module, "FORM", "speech"))
-    options = parse_options(args.corpus, module, args.option)
+    of_form = dict(getattr(form, "OPTIONS", {}))
+    options = parse_options(args.corpus, module, args.option, of_form)
+    of_form = {key: options.pop(key) for key in of_form if key in options}
     known = inspect.signature(module.prepare).parameters
     if "split_by" in known:  # recipes give --split_by for every corpus
         options.setdefault("split_by", args.split_by)
@@ -60,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.to)
     out.mkdir(parents=True, exist_ok=True)
     made = module.prepare(source, out, nj=args.nj, **options)
-    form.finish(made, out, forms.Corpus(args.corpus, carries, getattr(module, "SPEAKERS_SHARED", False), args.nj))
+    form.finish(made, out, forms.Corpus(args.corpus, carries, getattr(module, "SPEAKERS_SHARED", False), args.nj,
+                                        of_form))
     return 0
 
 
@@ -82,16 +88,19 @@ def parse_carry(name: str, given: str | None, carries: tuple[str, ...], any_of_t
     return words
 
 
-def parse_options(name: str, module: ModuleType, given: list[str]) -> dict[str, Any]:
-    """``["train=50"]`` -> ``{"train": 50}``, checked against the signature of the module's ``prepare``."""
-    known = {key: p for key, p in inspect.signature(module.prepare).parameters.items() if key not in _OWN}
+def parse_options(name: str, module: ModuleType, given: list[str],
+                  of_form: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """``["train=50"]`` -> ``{"train": 50}``, checked against the signature of the module's ``prepare`` and the defaults
+    of the form's options."""
+    known = {key: p.default for key, p in inspect.signature(module.prepare).parameters.items() if key not in _OWN}
+    known.update(of_form or {})
     options: dict[str, Any] = {}
     for pair in given:
         key, equals, value = pair.partition("=")
         if not equals or key not in known:
             what = f"--option {pair} is not KEY=VALUE" if not equals else f"{name} has no option {key}"
             raise UserError(f"{what}: {name}'s options are {', '.join(known) or 'none'}", status=2)
-        kind = type(known[key].default)
+        kind = type(known[key])
         try:
             options[key] = _TRUTH[value.lower()] if kind is bool else kind(value) if kind in (int, float) else value
         except (ValueError, KeyError):

@@ -23,7 +23,7 @@ from speechlab.files import write_text
 from speechlab.scoring import metric
 from speechlab.training import distributed
 from speechlab.training.loop import Trainer
-from speechlab.training.tracking import environment, start_log
+from speechlab.training.tracking import environment, start_log, stop_log
 
 
 def train(config: str | Path, data: str | Path, exp: str | Path, sets: Mapping[str, Any] | Iterable[str] = (),
@@ -32,7 +32,7 @@ def train(config: str | Path, data: str | Path, exp: str | Path, sets: Mapping[s
 
     Args:
         config: a YAML file. data: the folder that the recipe's data stages made. exp: the experiment's folder.
-        sets: overrides, ``{"optim.lr": 1e-3}`` or ``["optim.lr=1e-3"]``. ngpu: 0 or 1.
+        sets: overrides, ``{"optim.lr": 1e-3}`` or ``["optim.lr=1e-3"]``. ngpu: GPUs (0: the CPU).
     Returns:
         The experiment's folder, for ``speechlab.load``.
     Raises:
@@ -62,7 +62,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--exp", required=True, type=Path, help="the experiment's folder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override (repeatable)")
     parser.add_argument("--ngpu", type=int, default=int(os.environ.get("SPEECHLAB_NGPU", 0)),
-                        help="GPUs (0: the CPU; several: start by torchrun)")
+                        help="GPUs, each with a process of its own (0: the CPU)")
     args = parser.parse_args(argv)
     # The working folder, where recipes run; else the recipe in whose conf/ the config lies. A notebook's user may have
     # edited its local/ since the last training, and the processes that share this one read it anew.
@@ -71,10 +71,36 @@ def run(argv: list[str]) -> int:
     config = tasks.load_config(args.config, args.set)
     if not args.data.is_dir():
         raise UserError(f"no folder {args.data}: run the recipe's data stages first (./run.sh --stage 0)")
+    check_folder(args.exp, Path(args.config), args.data)
     args.exp.mkdir(parents=True, exist_ok=True)
     processes = distributed.share(config.train.accum, args.ngpu)
-    with distributed.helpers(processes, ["-m", "speechlab.train", *argv]):
+    with distributed.helpers(processes, ["-m", "speechlab.train", *argv], args.ngpu):
         return train_here(config, args)
+
+
+def check_folder(exp: Path, config: Path, data: Path) -> None:
+    """An experiment's folder holds nothing but the experiment: it is not a recipe, nor a part of one, nor above one.
+
+    The recipe is where the config lies (in conf/), or the working folder. tools/recipe.sh refuses the same.
+
+    Raises:
+        UserError: (status 2) with a folder that is nobody else's.
+    """
+    place, better = exp.resolve(), "give a folder of the experiment's own (exp/NAME)"
+    if place.exists() and not place.is_dir():
+        raise UserError(f"--exp {exp} is a file: it must be an experiment's folder (exp/NAME)", 2)
+    if data.resolve().is_relative_to(place):
+        raise UserError(f"--exp {exp} is {place}, and {data} lies in it: {better}", 2)
+    for recipe in {Path.cwd().resolve(), config.resolve().parent.parent}:
+        if not (recipe / "conf").is_dir():
+            continue
+        if recipe.is_relative_to(place):
+            raise UserError(f"--exp {exp} is {place}, and the recipe lies in it: {better}", 2)
+        for name in ("conf", "local", "data", "figures"):
+            if place.is_relative_to((recipe / name).resolve()):
+                raise UserError(f"--exp {exp}: {name}/ is the recipe's own: {better}", 2)
+        if place == (recipe / "exp").resolve():
+            raise UserError(f"--exp {exp} is the folder of all experiments: give one of them (exp/NAME)", 2)
 
 
 def train_here(config: Any, args: argparse.Namespace) -> int:
@@ -105,6 +131,7 @@ def train_here(config: Any, args: argparse.Namespace) -> int:
         return Trainer(trainable, loader, config.train, config.optim, args.exp, world, {"env": env}).run()
     finally:
         distributed.stop(world)
+        stop_log()
 
 
 def network(config: Any, trainable: Any) -> str:

@@ -2,7 +2,8 @@
 # Every run.sh sources this file. It reads the options, notes the stages, and hands both to tools/stages.py, which decides
 # what is to be done, and does it. This file works with bash 3.2. A run.sh has the form
 #
-#   source "$(dirname "$(readlink -f "$0")")/../../tools/recipe.sh"   (readlink: run.sh may be called by a link to it)
+#   source "$(dirname "$(readlink -f "$0" 2> /dev/null || echo "$0")")/../../tools/recipe.sh"   (readlink: run.sh may be
+#                                      called by a link to it; macOS before 12.3 has no readlink -f, so there it may not)
 #   option_corpus mini=hsk_gcin an4 folder:manifest.tsv   makes the options --corpus and --data_dir
 #   option NAME DEFAULT "help"         makes an option --NAME; its value is $NAME after parse_options
 #   option_path NAME DEFAULT "help"    the same for a path; a relative path starts at the folder where the user typed it
@@ -40,8 +41,35 @@ user_path() { # NAME PATH
     *) path=${path#./}
        if [ "$1" = exp ] || [ -e "$_caller/$path" ] || [ ! -e "$recipe/$path" ]; then path=$_caller/$path; fi ;;
   esac
-  path=${path%/}
+  while [ "${path%/}" != "$path" ] && [ "$path" != / ]; do path=${path%/}; done
   printf '%s' "${path#"$recipe/"}"
+}
+
+# A path without links, . and .. as far as it is there.
+_physical() {
+  local path=$1 rest=""
+  case $path in /*) ;; *) path=$recipe/$path ;; esac
+  while [ ! -d "$path" ]; do rest=/${path##*/}$rest path=${path%/*} path=${path:-/}; done
+  path=$(cd "$path" && pwd -P)
+  printf '%s' "${path%/}$rest"
+}
+
+# An experiment's folder is written to, and moved aside by --force: it must hold nothing but the experiment.
+_check_exp() { # PATH
+  local path name
+  path=$(_physical "$1")
+  [ ! -e "$path" ] || [ -d "$path" ] || fail "--exp $1 is a file: it must be an experiment's folder (exp/NAME)"
+  case $recipe/ in
+    "${path%/}"/*) fail "--exp $1 is ${path:-/}, and the recipe lies in it: give a folder of the experiment's own (exp/NAME)" ;;
+  esac
+  for name in conf local data figures; do
+    case $path/ in
+      "$(_physical "$name")"/*) fail "--exp $1: $name/ is the recipe's own: give a folder of the experiment's own (exp/NAME)" ;;
+    esac
+  done
+  case $path in
+    "$(_physical exp)") fail "--exp $1 is the folder of all experiments: give one of them (exp/NAME)" ;;
+  esac
 }
 
 # Print one line and exit with 2: for a wrong use of the recipe.
@@ -60,6 +88,37 @@ _stages_py() {
   fail "no python3 here: install Python 3.10-3.12"
 }
 _exec=(command)
+
+# How many cores this process may use: those that it is bound to (taskset, a cluster, a container), and no more than its
+# control groups' CPU time is worth. speechlab/cores.py is the same in Python.
+_cores() { # [ROOT]: what stands for / in a test
+  local root=${1:-} cores line path folder quota period
+  # nproc would say what OMP_NUM_THREADS says; a Mac has none, and binds no process.
+  cores=$(unset OMP_NUM_THREADS OMP_THREAD_LIMIT; nproc 2> /dev/null || getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1)
+  { while IFS= read -r line; do
+      case $line in
+        0::/*) folder=$root/sys/fs/cgroup path=${line#0::} ;;                        # version 2
+        *:cpu:/* | *:cpu,*:/* | *,cpu:/*) folder=$root/sys/fs/cgroup/cpu path=${line##*:} ;; # version 1
+        *) continue ;;
+      esac
+      path=${path%/}
+      while :; do # a group has no more than those above it; in a container its own may be the topmost that is seen
+        quota="" period=""
+        if [ -r "$folder$path/cpu.max" ]; then read -r quota period < "$folder$path/cpu.max"
+        elif [ -r "$folder$path/cpu.cfs_quota_us" ]; then
+          read -r quota < "$folder$path/cpu.cfs_quota_us"; read -r period < "$folder$path/cpu.cfs_period_us"
+        fi
+        case $quota:$period in
+          *[!0-9:]* | :* | *: | *:0) ;; # "max", -1 or nothing: no limit here
+          *) quota=$(((quota + period - 1) / period)); [ "$quota" -ge "$cores" ] || cores=$quota ;;
+        esac
+        [ -n "$path" ] || break
+        path=${path%/*}
+      done
+    done < "$root/proc/self/cgroup"; } 2> /dev/null || true
+  [ "$cores" -gt 0 ] || cores=1
+  printf '%s' "$cores"
+}
 
 option() {
   [[ $1 =~ ^[a-z_][a-z0-9_]*$ ]] || fail "option '$1' is not a name"
@@ -93,6 +152,12 @@ option_corpus() { # WORD...
   done
   option corpus "${1%%[=:]*}" "$published${own:+ | $own (with --data_dir)}"
   option_path data_dir "" "a corpus on disk: ${where:+$where, or }the published files"
+}
+
+# The options --symbols and --nlsyms of recipes with transcripts; choose_corpus makes $symbol_options of them.
+option_symbols() {
+  option symbols "" "non-speech symbols such as <NOISE> in transcripts: leave_out (the default) | keep"
+  option_path nlsyms "" "a file with non-speech symbols of your own, one per line, beside the known ones"
 }
 
 parse_options() {
@@ -131,7 +196,11 @@ parse_options() {
     case $_paths in *" $name "*) value=$(user_path "$name" "$value") ;; esac
     printf -v "$name" %s "$value"
   done
-  [ -z "$exp" ] || exp=$exp$tag
+  if [ -n "$exp" ]; then
+    _check_exp "$exp"
+    exp=$exp$tag
+    [ -z "$tag" ] || _check_exp "$exp"
+  fi
 }
 
 # Print the name of a file without folder and ending: `stem conf/a.yaml` prints a.
@@ -156,12 +225,15 @@ folder_name() {
 choose_corpus() {
   local word="" head file what
   module=$corpus name=$corpus
+  symbol_options=(${symbols:+--option "symbols=$symbols"} ${nlsyms:+--option "nlsyms=$nlsyms"})
   for word in ${_corpora[@]+"${_corpora[@]}"}; do
     head=${word%%:*}
     [ "${head%%=*}" != "$corpus" ] || { module=${head#*=}; break; }
     word=""
   done
   raw=${data_dir:-$downloads/$module}
+  unset SPEECHLAB_DATA_DIR # for cmd.sh: a container is given what lies there
+  case $data_dir in "") ;; /*) export SPEECHLAB_DATA_DIR=$data_dir ;; *) export SPEECHLAB_DATA_DIR=$recipe/$data_dir ;; esac
   whole=${data_dir:-$raw/.complete}
   case $word in *:*) ;; *) return 0 ;; esac
   [ -n "$data_dir" ] || [ "$help" = true ] || fail "--corpus $corpus needs --data_dir DIR (see README.md)"
@@ -265,7 +337,7 @@ if [ -e "${SPEECHLAB_IMAGE:-}" ]; then case $SPEECHLAB_IMAGE in /*) ;; *) SPEECH
 # The recipe is the folder of run.sh. A link to run.sh from outside leads to the real folder; but a link that is itself
 # in a recipe's folder belongs to that recipe.
 _script=$0
-[ "$(dirname "$0")/../../tools/recipe.sh" -ef "${BASH_SOURCE[0]}" ] || _script=$(readlink -f "$0" || printf '%s' "$0")
+[ "$(dirname "$0")/../../tools/recipe.sh" -ef "${BASH_SOURCE[0]}" ] || _script=$(readlink -f "$0" 2> /dev/null || printf '%s' "$0")
 cd "$(dirname "$_script")"
 recipe=$(pwd -P)
 _plan=(value 2 recipe "$recipe" value 2 repo "$repo" value 2 run "$_run" value 2 script "${_script##*/}"
@@ -274,7 +346,7 @@ _plan=(value 2 recipe "$recipe" value 2 repo "$repo" value 2 run "$_run" value 2
 option      stage ""     "the first stage to do; this stage and all later ones are done again"
 option      stop_stage "" "the last stage to do"
 option      ngpu 0       "how many GPUs to use"
-option      nj "${SLURM_CPUS_PER_TASK:-$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1)}" "how many processes to use (default: one per core of the CPU)"
+option      nj "${SLURM_CPUS_PER_TASK:-$(_cores)}" "how many processes to use (default: one per core that they may use)"
 option_path exp ""       "the experiment's folder (default: exp/..., with a name made from the options)"
 option      tag ""       "an addition to the experiment's name"
 option      set ""       "key=value replaces a value of the config; may be given several times"

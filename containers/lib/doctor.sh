@@ -83,12 +83,19 @@ print("user=" + site.getusersitepackages() * bool(site.ENABLE_USER_SITE))'
 value() { printf '%s\n' "$answer" | sed -n "s/^$1=//p" | head -n 1; }
 
 host_python() { # for engine none, as tools/stagelib/interpreter.py looks
-    local python
+    local python version pin other=""
+    pin=$(sed -n 's/.*"torch==\([0-9.]*\)".*/\1/p' "$root/setup.py" 2>/dev/null) || pin=""
     for python in "${SPEECHLAB_PYTHON:-}" "${VIRTUAL_ENV:-/nowhere}/bin/python" "${CONDA_PREFIX:-/nowhere}/bin/python" \
-        "$root/.venv/bin/python" "$(command -v python3 || true)"; do
-        if [ -n "$python" ] && [ -x "$python" ] && "$python" -c 'import torch' 2>/dev/null; then echo "$python"; return; fi
+        "$(command -v python3 || true)" "$root/.venv/bin/python"; do
+        [ -n "$python" ] && [ -x "$python" ] || continue
+        version=$("$python" -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null) || continue
+        if [ "$python" = "${SPEECHLAB_PYTHON:-}" ] || [ "${version%%+*}" = "${pin:-${version%%+*}}" ]; then
+            echo "$python"
+            return
+        fi
+        other=${other:-$python}
     done
-    echo python3
+    echo "${other:-python3}"
 }
 
 doctor_gpu() { # doctor_gpu PROBLEMS: how many the engine and the image have

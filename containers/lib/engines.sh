@@ -27,9 +27,27 @@ is_file_image() { # a SIF, a sandbox folder, or an address that Apptainer fetche
 }
 
 # --- what is bound ---
-bound=: # the folders bound so far, between colons
+bound=$'\n' # the folders bound so far, between line ends
 binds=() # each one's real name and the name it is called by, in turn
+lacking_it=false # could the last path not be bound?
 strict=true # is a path that can't be bound an error? Not so for one that was only found among the arguments
+
+whose() { # NAME: prints "image" (the container would be none without its own), "system" (bound if a person asks), "user"
+    case ${1%/}/ in
+        / | /bin/ | /dev/ | /etc/ | /lib/ | /lib64/ | /proc/ | /run/ | /sbin/ | /sys/ | /usr/ | /var/) echo image ;;
+        /run/media/*) echo user ;; # disks that somebody has plugged in
+        /bin/* | /dev/* | /etc/* | /lib/* | /lib64/* | /proc/* | /run/* | /sbin/* | /sys/* | /usr/*) echo system ;;
+        *) echo user ;;
+    esac
+}
+
+not_bound() { # PATH WHY: an error, or a line for what was only found among the arguments; sets `lacking_it`
+    lacking_it=true
+    ! $strict || fail "$1: $2"
+    # A program is the image's; and what is not there, or no path at all ("--separator=/"), is the command's affair.
+    if [ "$1" = / ] || [ ! -e "$1" ] || [ -c "$1" ] || { [ -f "$1" ] && [ -x "$1" ]; }; then return 0; fi
+    echo "note: $1 is not there in the container: $2" >&2
+}
 
 bind() { # bind a path's folder, or the nearest that exists above it, under the name it is called by and its real one
     local path=$1 real name
@@ -43,37 +61,71 @@ bind() { # bind a path's folder, or the nearest that exists above it, under the 
     while [ ! -d "$path" ]; do path=$(dirname "$path"); done # for a file its folder: files are replaced by renaming
     real=$(cd "$path" && pwd -P)
     for name in "$real" "$(cd "$path" && pwd -L)"; do
-        case ${name%/}/ in
-            / | /bin/ | /dev/ | /etc/ | /lib/ | /lib64/ | /proc/ | /run/ | /sbin/ | /sys/ | /usr/ | /var/)
-                ! $strict || fail "$1: the container can't be given the host's $name: put it in a folder of its own"
-                return 0 ;;
-            /bin/* | /dev/* | /etc/* | /lib/* | /lib64/* | /proc/* | /run/* | /sbin/* | /sys/* | /usr/*)
-                $strict || return 0 ;;
-            *:*)
-                ! $strict || fail "$name: $engine can't bind a path with a colon"
-                return 0 ;;
-            *[,\"]*)
-                case $engine in
-                    apptainer | singularity)
-                        ! $strict || fail "$name: $engine can't bind a path with a comma or a quote"
-                        return 0 ;;
-                esac ;;
+        ! is_bound "$name" || continue
+        case $(whose "$name") in
+            image) not_bound "$1" "the container can't be given the host's $name: put it in a folder of its own"; return ;;
+            system) $strict || { not_bound "$1" "it is the host's system; SPEECHLAB_BINDS=PATH binds it"; return; } ;;
         esac
-        is_bound "$name" || { binds+=("$real" "$name"); bound="$bound$name:"; }
+        case $engine:$name in
+            apptainer:*[,:\"]* | singularity:*[,:\"]*)
+                not_bound "$name" "$engine can't bind a path with a colon, a comma or a quote"
+                return ;;
+        esac
+        binds+=("$real" "$name")
+        bound=$bound$name$'\n'
     done
 }
 
 is_bound() { # is this folder, or one above it, bound already?
     local folder=$1
     while [ -n "$folder" ]; do
-        case $bound in *":$folder:"*) return 0 ;; esac
+        case $bound in *$'\n'"$folder"$'\n'*) return 0 ;; esac
         folder=${folder%/*}
     done
     return 1
 }
 
+bind_file() { # a file alone, under its own name, if its folder is the system's: certificates are often in /etc
+    local path=$1 real=$1 next
+    case $path in /*) ;; *) path=$PWD/$path ;; esac
+    [ -e "$path" ] || return 0
+    if [ ! -f "$path" ] || [ "$(whose "$(dirname "$path")")" = user ]; then bind "$path"; return; fi
+    real=$path
+    while [ -L "$real" ]; do
+        next=$(readlink "$real")
+        case $next in /*) real=$next ;; *) real=$(dirname "$real")/$next ;; esac
+    done
+    is_bound "$path" || { binds+=("$real" "$path"); bound=$bound$path$'\n'; }
+}
+
+links() { # FOLDER: a line for each link in it, to three folders deep: what it points to (d, f...), its folder, target, name
+    if find "$1/" -maxdepth 0 -printf '' 2>/dev/null; then
+        find "$1/" -maxdepth 3 -type l -printf '%Y\t%h\t%l\t%p\n' 2>/dev/null
+    else # a Mac's find
+        find "$1/" -maxdepth 3 -type l 2>/dev/null | while IFS= read -r path; do
+            printf '?\t%s\t%s\t%s\n' "$(dirname "$path")" "$(readlink "$path")" "$path"
+        done
+    fi || true
+}
+
+bind_links() { # FOLDER [DEPTH]: what links in it point to; a corpus may have a link per utterance
+    local kind folder target path places=$'\n'
+    while IFS=$'\t' read -r kind folder target path; do
+        [ -e "$path" ] || continue # a broken one is the command's affair
+        case $target in /*) ;; */*) target=$folder/$target ;; *) continue ;; esac
+        if [ "$kind" = f ]; then # of many links into one folder the first is enough
+            case $places in *$'\n'"${target%/*}"$'\n'*) continue ;; esac
+            places=$places${target%/*}$'\n'
+        fi
+        lacking_it=false
+        bind "$path"
+        if [ -d "$path" ] && [ "${2:-1}" -lt 3 ] && ! $lacking_it; then bind_links "$path" $((${2:-1} + 1)); fi
+    done < <(links "$1")
+}
+
 bind_all() { # the arguments are the command's
-    local path
+    local path name
+    case $root in *:*) fail "$root: PYTHONPATH can't hold a path with a colon: move this folder" ;; esac
     bind "$root"
     bind "$PWD"
     if [ -f "$root/.git" ] && read -r _ path <"$root/.git"; then # a worktree: its commit is known elsewhere
@@ -82,33 +134,62 @@ bind_all() { # the arguments are the command's
     for path in "${SPEECHLAB_DOWNLOADS:-}" "$cache" "${TMPDIR:-}" "${HF_HOME:-}" "${TORCH_HOME:-}" "${XDG_CACHE_HOME:-}"; do
         [ -z "$path" ] || [ "$path" = /tmp ] || bind "$path"
     done
-    for path in "$root"/* "$PWD"/* "$PWD"/data/* "$PWD"/exp/*; do
+    for path in "$root"/* "$PWD"/* "$PWD"/data/* "$PWD"/exp/* "${SPEECHLAB_DOWNLOADS:-$root/downloads}"/*; do
         if [ -L "$path" ] && [ -e "$path" ]; then bind "$path"; fi
     done
     set -f # the list is split at its colons, and nothing else happens to it
     IFS=:
     for path in ${SPEECHLAB_BINDS:-}; do [ -z "$path" ] || bind "$path"; done
+    strict=false
+    for path in ${SSL_CERT_DIR:-}; do [ ! -d "$path" ] || bind "$path"; done
     unset IFS
     set +f
-    strict=false
-    for path in "${@:2}"; do
-        case $path in /* | --*=/*) bind "/${path#*/}" ;; esac
+    for name in SSL_CERT_FILE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE NODE_EXTRA_CA_CERTS $(compgen -e PIP_); do
+        case ${!name:-} in /*) ! asked_for "$name" || bind_file "${!name}" ;; esac
+    done
+    [ -z "$pip_conf" ] || bind_file "$pip_conf"
+    # The corpus of --data_dir: every stage that hears audio reads it, whatever its arguments are.
+    for path in "${SPEECHLAB_DATA_DIR:-}" "${@:2}"; do
+        case $path in --*=* | *=/*) path=${path#*=} ;; esac # --data=DIR, --set data.noise=/DIR
+        lacking_it=false
+        case $path in
+            "" | . | / | "$root" | "$PWD") continue ;;
+            /*) bind "$path" ;;
+        esac
+        if [ -d "$path" ] && ! $lacking_it; then bind_links "$path"; fi
     done
 }
 
 # --- what of the environment goes in ---
+asked_for() { # NAME: is this a variable by which a person tells our programs something?
+    case $1 in
+        SPEECHLAB_NESTED | SPEECHLAB_PYTHON | SPEECHLAB_CONTAINER | SPEECHLAB_IMAGE_ID) return 1 ;;
+        PIP_USER | PIP_TARGET | PIP_PREFIX | PIP_ROOT | PIP_PYTHON) return 1 ;; # where the host installs
+        SPEECHLAB_* | NCCL_* | GLOO_* | TORCH_* | PYTORCH_* | OMP_* | MKL_* | HF_* | WANDB_* | PYTHONUNBUFFERED) ;;
+        GLIBC_TUNABLES | TZ | XDG_CACHE_HOME) ;;
+        http_proxy | https_proxy | all_proxy | no_proxy | HTTP_PROXY | HTTPS_PROXY | ALL_PROXY | NO_PROXY) ;;
+        PIP_* | SSL_CERT_FILE | SSL_CERT_DIR | REQUESTS_CA_BUNDLE | CURL_CA_BUNDLE) ;; # stage 0 fetches by pip and npm, too
+        npm_config_registry | NPM_CONFIG_REGISTRY | NODE_EXTRA_CA_CERTS) ;;
+        *) return 1 ;;
+    esac
+}
+
+is_secret() { # NAME: one that is not to be shown, nor written down
+    case $1 in *KEY* | *TOKEN* | *SECRET* | *PASSWORD*) return 0 ;; esac
+    case ${!1} in *://*@*) return 0 ;; esac # a name and a password in an address
+    return 1
+}
+
 environment() { # sets the arrays `names` (to be passed with the value they have) and `settings` (NAME=value)
     local name path kept=""
     names=() settings=()
     for name in $(compgen -e); do
         case $name in
-            SPEECHLAB_NESTED | SPEECHLAB_PYTHON | SPEECHLAB_CONTAINER | SPEECHLAB_IMAGE_ID) ;;
-            SPEECHLAB_* | NCCL_* | GLOO_* | TORCH_* | PYTORCH_* | OMP_* | MKL_* | HF_* | WANDB_* | PYTHONUNBUFFERED | \
-                CUDA_VISIBLE_DEVICES | CUDA_DEVICE_ORDER | CUDA_LAUNCH_BLOCKING | MASTER_ADDR | MASTER_PORT | RANK | \
+            CUDA_VISIBLE_DEVICES | CUDA_DEVICE_ORDER | CUDA_LAUNCH_BLOCKING | MASTER_ADDR | MASTER_PORT | RANK | \
                 LOCAL_RANK | WORLD_SIZE | LOCAL_WORLD_SIZE | SLURM_JOB_ID | SLURM_PROCID | SLURM_LOCALID | SLURM_NODEID | \
                 SLURM_NTASKS | SLURM_CPUS_PER_TASK | SLURM_ARRAY_TASK_ID | SLURM_RESTART_COUNT | SLURM_JOB_NODELIST | \
-                GLIBC_TUNABLES | COLUMNS | TZ | TMPDIR | \
-                XDG_CACHE_HOME | http_proxy | https_proxy | no_proxy | HTTP_PROXY | HTTPS_PROXY | NO_PROXY) names+=("$name") ;;
+                COLUMNS | TMPDIR) names+=("$name") ;;
+            *) ! asked_for "$name" || names+=("$name") ;;
         esac
     done
     IFS=:
@@ -119,11 +200,16 @@ environment() { # sets the arrays `names` (to be passed with the value they have
     set +f
     unset IFS
     [ -z "$kept" ] || settings+=("PYTHONPATH=${kept#:}")
+    [ -z "$pip_conf" ] || settings+=("PIP_CONFIG_FILE=$pip_conf")
     settings+=(PYTHONNOUSERSITE=1 "SPEECHLAB_CONTAINER=$engine:$image")
     [ -z "$image_id" ] || settings+=("SPEECHLAB_IMAGE_ID=$image_id")
 }
 
 # --- the command lines ---
+csv() { # one field
+    case $1 in *[,\"]*) printf '"%s"' "$(printf %s "$1" | sed 's/"/""/g')" ;; *) printf %s "$1" ;; esac
+}
+
 podman_line() { # podman and docker
     local i name
     line=("$engine" run --rm --init --interactive) # --init: signals reach the command, nothing is left over
@@ -143,7 +229,12 @@ podman_line() { # podman and docker
         esac
     fi
     line+=(--workdir "$PWD")
-    for ((i = 0; i < ${#binds[@]}; i += 2)); do line+=(--volume "${binds[i]}:${binds[i + 1]}"); done
+    for ((i = 0; i < ${#binds[@]}; i += 2)); do
+        case ${binds[i]}${binds[i + 1]} in # --volume is split at colons, --mount at commas, as CSV
+            *:*) line+=(--mount "type=bind,$(csv "source=${binds[i]}"),$(csv "destination=${binds[i + 1]}")") ;;
+            *) line+=(--volume "${binds[i]}:${binds[i + 1]}") ;;
+        esac
+    done
     line+=(--env "HOME=$cache/home" --env "USER=${USER:-user}") # USER: a uid that the image doesn't know has no name
     for name in ${names[@]+"${names[@]}"}; do line+=(--env "$name"); done
     for name in "${settings[@]}"; do line+=(--env "$name"); done
@@ -163,10 +254,7 @@ apptainer_line() { # apptainer and singularity
     line=(env "${prefix}_CACHEDIR=$APPTAINER_CACHEDIR" "${prefix}_TMPDIR=$APPTAINER_TMPDIR")
     # Not --env: it splits values at commas. A secret is not put where --dry_run would show it.
     for name in ${names[@]+"${names[@]}"}; do
-        case $name in
-            *KEY* | *TOKEN* | *SECRET* | *PASSWORD*) export "${prefix}ENV_$name=${!name}" ;;
-            *) line+=("${prefix}ENV_$name=${!name}") ;;
-        esac
+        if is_secret "$name"; then export "${prefix}ENV_$name=${!name}"; else line+=("${prefix}ENV_$name=${!name}"); fi
     done
     for name in "${settings[@]}"; do line+=("${prefix}ENV_$name"); done
     # --pid: when the client is killed with SIGKILL, the kernel ends all that it started; nothing is left over.
@@ -177,8 +265,12 @@ apptainer_line() { # apptainer and singularity
 }
 
 engine_line() { # the whole command into `line`; the arguments are the command
-    local uid gid names settings
+    local uid gid names settings pip_conf="" name
     uid=$(id -u) gid=$(id -g)
+    # pip's settings of the host's home, such as a mirror: the home inside is another one.
+    for name in "${XDG_CONFIG_HOME:-${HOME:-/nowhere}/.config}/pip/pip.conf" "${HOME:-/nowhere}/.pip/pip.conf"; do
+        [ -n "$pip_conf" ] || [ -n "${PIP_CONFIG_FILE:-}" ] || [ ! -f "$name" ] || pip_conf=$name
+    done
     cache_place
     look_at_disks
     bind_all "$@"

@@ -6,6 +6,7 @@
 #   job          the job's number, as long as nobody has seen its end
 #   log          what it says (log.N of an array's task N); status (status.N): its exit status, once it has ended
 #   cancelled    there if we ended it
+# The folders of the last ten jobs are kept.
 
 # --- slurm.conf ---
 
@@ -16,6 +17,8 @@ read_conf() { # FILE: adds its lines
     local -a words
     while read -r line || [ -n "$line" ]; do
         number=$((number + 1))
+        line=${line%$'\r'} # as an editor under Windows ends its lines
+        [ "$number" -gt 1 ] || line=${line#$'\xef\xbb\xbf'} # and begins its files
         IFS=$' \t' read -r -a words <<<"${line%%#*}"
         case ${words[0]-} in
             "") continue ;;
@@ -80,11 +83,17 @@ command_file() { # prints command.sh
     local name
     echo "#!/usr/bin/env bash"
     echo "# What one process of the job runs; made by containers/cmd.sh."
-    for name in $(compgen -e SPEECHLAB_) PATH LD_LIBRARY_PATH PYTHONPATH PYTHONUNBUFFERED OMP_NUM_THREADS MKL_NUM_THREADS; do
+    # Said here and not left to sbatch, which hands on nothing where a site or a person says --export=NONE. Secrets are
+    # not written into a file; and where a node has its temporary files is the node's affair.
+    for name in $(compgen -e); do
         case $name in
-            SPEECHLAB_BACKEND | SPEECHLAB_PROGRESS | SPEECHLAB_SLURM*) ;;
-            *) [ -z "${!name+set}" ] || echo "export $name=$(quoted "${!name}")" ;;
+            SPEECHLAB_BACKEND | SPEECHLAB_PROGRESS | SPEECHLAB_SLURM*) continue ;;
+            PATH | LD_LIBRARY_PATH | PYTHONPATH | HOME | USER | LANG | LC_ALL | \
+                SPEECHLAB_NESTED | SPEECHLAB_PYTHON) ;;
+            *) asked_for "$name" || continue
+               ! is_secret "$name" || continue ;;
         esac
+        echo "export $name=$(quoted "${!name}")"
     done
     echo "export SPEECHLAB_BACKEND=local SPEECHLAB_PROGRESS=lines" # a bar in a file is one long line
     echo "exec $(quoted "${here[@]}" "$@")"
@@ -100,6 +109,33 @@ refused() { # what sbatch said, as one line
     printf '%s' "$said"
 }
 
+job_number() { # TEXT: the last line that is a job's number: as --parsable says it, perhaps with a cluster's name, or to people
+    # sbatch may be a site's own script, and may say more than the number, before it or after it.
+    printf '%s\n' "$1" | tr -d '\r' |
+        sed -n -E 's/^[[:space:]]*([0-9]+)(;[^[:space:]]+)?[[:space:]]*$/\1/p
+                   s/^[[:space:]]*Submitted batch job ([0-9]+)( on cluster .*)?[[:space:]]*$/\1/p' | tail -n 1
+}
+
+queued() { # the number of the job that the queue knows by our name, or nothing
+    local out
+    out=$(squeue --noheader --name="$name" --format=%A 2>/dev/null) || out=""
+    job_number "$out"
+}
+
+prune() { # removes the folders of all jobs but the last few; never one that may be at work, or is about to be submitted
+    local folder file begun kept=1 # the one that will be made
+    while IFS= read -r folder; do
+        folder=${folder%/}
+        # `job` stands there until its end was seen.
+        [ -f "$folder/command.sh" ] && [ ! -e "$folder/job" ] || continue
+        begun=false # else it has not been submitted yet
+        for file in "$folder"/log* "$folder"/status* "$folder"/cancelled; do [ ! -e "$file" ] || begun=true; done
+        $begun || continue
+        kept=$((kept + 1))
+        [ "$kept" -le "$keep" ] || rm -rf "$folder"
+    done < <(ls -td "$jobs"/*/ 2>/dev/null)
+}
+
 submit_job() { # sets `job`
     local out status since=$SECONDS said=false
     mkdir -p "$dir" 2>/dev/null || fail "$dir can't be made: --jobs names a folder that the compute nodes see as well"
@@ -108,18 +144,25 @@ submit_job() { # sets `job`
         # Ctrl-C must not come between Slurm's taking the job and our knowing its number.
         status=0
         out=$(trap '' INT TERM HUP; "${line[@]}" 2>"$dir/sbatch.err") || status=$?
-        job=${out%%;*} # with a cluster's name behind it, where there are several
-        if [ "$status" -eq 0 ] && [[ $job =~ ^[0-9]+$ ]]; then
+        job=""
+        [ "$status" -ne 0 ] || job=$(job_number "$out")
+        if [ -n "$job" ]; then
             printf '%s\n' "$job" >"$dir/job"
             rm -f "$dir/sbatch.err"
             return
         fi
-        job="" out=$(cat "$dir/sbatch.err")$out
+        out=$(cat "$dir/sbatch.err")$out
+        if [ "$status" -eq 0 ]; then # taken, it seems, and nobody said under which number
+            job=$(queued)
+            [ -z "$job" ] || { printf '%s\n' "$job" >"$dir/job"; return; }
+            fail "$(quoted "${submit[@]}") names no job, so nobody can follow it (perhaps: squeue --name=$name; scancel \
+--name=$name); it said: $(refused "$out")"
+        fi
         [ -z "$stopped" ] || { rm -r "$dir"; exit "$(number_of "$stopped")"; }
         case $out in
             *"ontact slurm controller"* | *"timed out"*)
                 # It may have taken the job and not have got to say so.
-                job=$(squeue --noheader --name="$name" --format=%A 2>/dev/null | head -n 1) || job=""
+                job=$(queued)
                 [ -z "$job" ] || { printf '%s\n' "$job" >"$dir/job"; return; }
                 if [ $((SECONDS - since)) -lt "$patience" ]; then
                     $said || echo "note: the Slurm controller does not answer ($(refused "$out")): trying on" >&2
@@ -191,6 +234,7 @@ slurm_job_done() { # runs the command as a job, or an array of them, to its end;
             SPEECHLAB_SHARD=0/$array SPEECHLAB_BACKEND=local "${here[@]}" "$@" || exit $?
             [ -z "$stopped" ] || exit "$(number_of "$stopped")"
         fi
+        prune
         submit_job
         echo "note: job $job is submitted; its log: $(quoted "$dir")/log" >&2
     fi
@@ -215,7 +259,7 @@ slurm() { # all of --backend slurm, for the command; does not return
     own=(${defaults[@]+"${defaults[@]}"}) defaults=()
     read_conf "$root/containers/slurm.conf.example"
     defaults+=(${own[@]+"${own[@]}"})
-    patience=${SPEECHLAB_SLURM_PATIENCE:-600} poll=${SPEECHLAB_SLURM_POLL:-0.5}
+    patience=${SPEECHLAB_SLURM_PATIENCE:-600} poll=${SPEECHLAB_SLURM_POLL:-0.5} keep=10
     case $jobs in /*) ;; *) jobs=$PWD/$jobs ;; esac
 
     here=("$root/containers/cmd.sh" --backend local --ngpu "$ngpu" --engine "$engine")

@@ -71,6 +71,11 @@ master() { # where the processes meet: an address of the first node that the oth
     MASTER_ADDR=$address
 }
 
+# Under --export=NONE (SBATCH_EXPORT, slurm.conf) srun would hand on nothing either: not where the processes meet. And
+# Slurm's programs may be on the PATH of whoever submitted alone.
+export SLURM_EXPORT_ENV=ALL
+command -v scontrol >/dev/null || eval "$(grep '^export PATH=' "$dir/command.sh")"
+
 child="" told=""
 trap 'told=$told:USR1; [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null' USR1
 if [ "${SLURM_NTASKS:-1}" -gt 1 ]; then

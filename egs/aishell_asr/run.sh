@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Mandarin speech recognition: a Conformer with CTC and attention over characters, and six ways to search.
-source "$(dirname "$(readlink -f "$0")")/../../tools/recipe.sh"
-
+source "$(dirname "$(readlink -f "$0" 2> /dev/null || echo "$0")")/../../tools/recipe.sh"
 option_corpus mini=hsk_gcin an4 aishell synthetic folder:manifest.tsv:"a table with the columns path and text" kaldi:wav.scp
 option      split_by auto                 "how a folder is split: auto | speaker | column | random"
+option_symbols  # --symbols and --nlsyms: what becomes of <NOISE> and the like in transcripts
 option_path config   ""                   "what to train: conf/conformer.yaml, or conf/an4.yaml for an4"
 option      lm_text  auto                 "more text for the n-gram model, one sentence per line: auto (mini: fetched) | none | FILE"
 option_path lm_conf  ""                   "also train a language model as a network, for rescoring: conf/lm_transformer.yaml"
 option      decode   all                  "search methods: all, or some of ctc_greedy ctc_beam ctc_beam_lm attention joint rescore"
 parse_options "$@"
 [ -n "$config" ] || case $corpus in an4) config=conf/an4.yaml ;; *) config=conf/conformer.yaml ;; esac
-choose_corpus                        # $module, $raw, $whole, $name
+choose_corpus                        # $module, $raw, $whole, $name, and $symbol_options for stage 1
 contract features tokens lm          # each section of $config names a folder: other settings get another folder
 choose_text lm_text lm mini=zh_text  # $lm_text becomes a file or ""; the folder's name $lm says which text was added
 data=data/$name features=$data/$features tokens=$data/$tokens lm=$tokens/$lm
@@ -22,8 +22,8 @@ lm_exp=exp/${name}_$(stem "$lm_conf") exp=${exp:-exp/${name}_$(stem "$config")$t
 stage 0 "Fetch text for the language model" --out "$lm_text" -- python -m speechlab.corpora zh_text --to "$downloads"
 
 # From here on all corpora look alike: one line per utterance gives its file, its place there, its speaker and its text.
-stage 1 "Manifests" --in "$whole" --out "$data"/{train,dev}.jsonl.gz \
-  -- python -m speechlab.prepare "$module" --from "$raw" --to "$data" --split_by "$split_by" --nj "$nj"
+stage 1 "Manifests" --in "$whole" ${nlsyms:+"$nlsyms"} --out "$data"/{train,dev}.jsonl.gz \
+  -- python -m speechlab.prepare "$module" --from "$raw" --to "$data" --split_by "$split_by" --nj "$nj" ${symbol_options[@]+"${symbol_options[@]}"}
 
 # How loud each band of frequencies is, 100 times per second. This is computed only once, and every epoch reads it.
 stage 2 "Fbank" --array --conf features --in "$data"/{train,dev}.jsonl.gz --out "$features"/{train,dev}.jsonl.gz \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Small photographs of ten kinds: convolution, normalisation, schedules, and speed.
-source "$(dirname "$(readlink -f "$0")")/../../tools/recipe.sh"
+source "$(dirname "$(readlink -f "$0" 2> /dev/null || echo "$0")")/../../tools/recipe.sh"
 
 option_corpus cifar10 synthetic=shapes folder=image_folder::"class folders or manifest.tsv"
 option_path config   ""     "what to train: conf/fast.yaml"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Handwritten digits: from logistic regression to a convolutional net.
-source "$(dirname "$(readlink -f "$0")")/../../tools/recipe.sh"
+source "$(dirname "$(readlink -f "$0" 2> /dev/null || echo "$0")")/../../tools/recipe.sh"
 
 option_corpus mnist fashion_mnist synthetic=shapes folder=image_folder::"class folders or manifest.tsv"
 option_path config   ""     "what to train: conf/cnn.yaml"

@@ -5,7 +5,8 @@
 * ``path``: needed; relative to the folder, or absolute. soundfile must be able to read the file. Any sample rate and
   any number of channels will do.
 * what the recipe learns from: needed. This is ``text``, or what ``prepare --carry`` names: ``label``, ``speaker``,
-  ``clean`` (the path of the clean version of a noisy file), or a recipe's own word.
+  ``clean`` (the path of the clean version of a noisy file), or a recipe's own word. In ``text``, non-speech symbols
+  such as ``<NOISE>`` are left out; ``prepare --option symbols=keep`` keeps them as tokens.
 * ``speaker``, ``split`` (train, dev, test or test_...), ``language`` (zh, en...): optional.
 * any other column becomes a custom field of the supervision.
 
@@ -15,7 +16,6 @@ If only labels are carried, folders of classes may take the manifest's place: ``
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import re
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from speechlab.corpora.cuts import threaded, utterance
 from speechlab.errors import UserError
+from speechlab.files import Walked, is_hidden, shown, walk
 from speechlab.progress import progress
 
 if TYPE_CHECKING:
@@ -95,11 +96,12 @@ def read_manifest(manifest: Path, need: Iterable[str] = ("text",)) -> list[Row]:
         raise UserError(f"{manifest.parent} has no {MANIFEST}: write one, separated by tabs, with a header line and "
                         f"the columns {', '.join(need)} (speaker, split and language if you have them)")
     try:
-        with open(manifest, encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        text = manifest.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{manifest} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    header = [name.strip() for name in lines[0]] if lines else []
+    # By hand: csv's fields end at 131,072 characters, and str.splitlines breaks lines at U+2028 and other characters.
+    lines = [line.split("\t") for line in re.split(r"\r\n|\r|\n", text)]
+    header = [name.strip() for name in lines[0]]
     lacks = [name for name in need if name not in header]
     if lacks:
         hint = " (is it separated by tabs?)" if len(header) < 2 else ""
@@ -131,7 +133,10 @@ def read_manifest(manifest: Path, need: Iterable[str] = ("text",)) -> list[Row]:
 
 def read_class_folders(folder: Path, suffixes: tuple[str, ...] = _SUFFIXES, what: str = "audio") -> list[Row]:
     """Path and label of each file in ``folder/<label>/``; or path, label and split of each file in
-    ``folder/{train,dev,test}/<label>/``. Files may lie deeper in a class's folder.
+    ``folder/{train,dev,test}/<label>/``. Files may lie deeper in a class's folder, and folders may be links.
+
+    What is left out is counted on stderr. A link with a right name that leads nowhere is taken as a file: whoever reads
+    it says what is wrong.
 
     Args:
         suffixes: files with other suffixes are left out.
@@ -143,17 +148,54 @@ def read_class_folders(folder: Path, suffixes: tuple[str, ...] = _SUFFIXES, what
     if not parts:
         raise UserError(f"{folder} has neither a folder for each class nor {MANIFEST} (with the columns path, label)")
     by_split = {part: split_name(part.name) for part in parts if split_name(part.name) in ("train", "dev", "test")}
-    if "train" not in by_split.values() or len(by_split) < len(parts):
-        return _class_rows(folder, folder, suffixes, what)
-    return [{**row, "split": split} for part, split in by_split.items()
-            for row in _class_rows(folder, part, suffixes, what)]
+    others = [part for part in parts if part not in by_split]
+    if "train" in by_split.values() and (not others or len(set(by_split.values())) > 1):
+        for part in others:
+            _note(f"{part} is left out: beside {', '.join(path.name for path in by_split)} it is neither a split nor a "
+                  "class")
+        rows = [{**row, "split": split} for part, split in by_split.items()
+                for row in _class_rows(folder, part, suffixes, what)]
+    else:
+        for part in by_split:
+            _note(f"{part} is taken for a class, since {others[0].name} beside it is no split" if others else
+                  f"{part} is taken for a class, since there is no train beside it")
+        rows = _class_rows(folder, folder, suffixes, what)
+    odd = [row["path"] for row in rows if shown(row["path"]) != row["path"] and not _is_utf8(row["path"])]
+    if odd:
+        raise UserError(f"{folder}: {len(odd)} names are not UTF-8 (first: {shown(odd[0])}): rename them (convmv does "
+                        "it for whole folders)")
+    return rows
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Python keeps such bytes as surrogates, which no manifest can hold
+        return False
+    return True
 
 
 def _class_rows(folder: Path, part: Path, suffixes: tuple[str, ...], what: str) -> list[Row]:
     rows: list[Row] = []
     others = 0
+    there = sorted(part.iterdir())
+    left_out = Walked(part, hidden=[path for path in there if _is_no_class(path)],
+                      dangling=[path for path in there if not path.exists() and not is_hidden(path.name)])
+    loose = [path for path in there if path.is_file() and path.suffix.lower() in suffixes and not is_hidden(path.name)]
+    if loose:
+        _note(f"{len(loose)} files in {part} itself (first: {shown(loose[0].name)}) are {what}, but in no class's "
+              "folder: left out")
+    first: dict[Path, Path] = {}
     for of_class in _folders(part):
-        files = [path for path in sorted(of_class.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+        twin = first.setdefault(of_class.resolve(), of_class)
+        if twin != of_class:
+            _note(f"{of_class} is {twin} by another name: all that is in it counts for both")
+        walked = walk(of_class, known=_folders(part))
+        files = sorted(walked.files + [path for path in walked.dangling if path.suffix.lower() in suffixes])
+        left_out.dangling += [path for path in walked.dangling if path not in files]
+        left_out.hidden += walked.hidden
+        left_out.again += walked.again
+        left_out.closed += walked.closed
         good = [path for path in files if path.suffix.lower() in suffixes]
         if not good:
             raise UserError(f"the class folder {of_class} has no {what} ({', '.join(suffixes[:4])}...): add some, or "
@@ -161,14 +203,29 @@ def _class_rows(folder: Path, part: Path, suffixes: tuple[str, ...], what: str) 
         others += len(files) - len(good)
         rows += [{"path": path.relative_to(folder).as_posix(), "label": of_class.name} for path in good]
     if others:
-        print(f"note: {others} files under {part} are no {what} by their names: left out", file=sys.stderr)
+        _note(f"{others} files under {part} are no {what} by their names: left out")
+    for note in left_out.notes():
+        _note(note)
     if not rows:
         raise UserError(f"{part} has no folder for a class: put its {what} into {part}/LABEL/")
     return rows
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    """The folders of classes, or of splits; UserError for a link to nothing, which may have been one."""
+    there = sorted(folder.iterdir())
+    gone = [path for path in there if path.is_symlink() and not path.exists() and not path.suffix]
+    if gone:
+        raise UserError(f"{shown(gone[0])} is a link to nothing ({shown(os.readlink(gone[0]))}): mend or remove it")
+    return [path for path in there if path.is_dir() and not _is_no_class(path)]
+
+
+def _is_no_class(path: Path) -> bool:
+    return is_hidden(path.name) or (path.name.startswith("__") and path.is_dir())
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def split_name(name: str) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import shown, write_text
 from ..progress import progress
 from .cuts import threaded
 from .folder import MANIFEST, Row, read_class_folders, read_manifest, split_name, split_random
@@ -134,7 +134,7 @@ def _header(path: Path) -> tuple[int, int, int] | None:
             warnings.simplefilter("ignore")
             with Image.open(path) as picture:
                 width, height = picture.size
-                if picture.getexif().get(0x0112, 1) >= 5:  # the orientation: the picture lies on its side
+                if _orientation(picture) >= 5:  # the picture lies on its side
                     width, height = height, width
                 return height, width, 1 if picture.mode in _GREY else 3
     except Exception:  # decoders raise errors of many kinds; read_image will say what is wrong
@@ -177,7 +177,7 @@ def _images(folder: Path, out: Path, split: str, rows: list[Row], shape: tuple[i
             good[row["label"]] += 1
             yield image
     listing = out / "bad_images.tsv"
-    write_text(listing, "".join(f"{path}\t{reason}\n" for path, reason in [("path", "reason"), *bad.items()]))
+    write_text(listing, "".join(f"{shown(path)}\t{reason}\n" for path, reason in [("path", "reason"), *bad.items()]))
     if not here:
         return
     what = f"{len(here)} of {len(rows)} images of {split} can't be read (first: {folder / here[0]}: {bad[here[0]]})"
@@ -197,12 +197,31 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray | str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as opened:
-                picture = _flat(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
+                picture = _flat(_upright(opened)).convert("L" if channels == 1 else "RGB")
                 if picture.size != (width, height):
                     picture = ImageOps.fit(picture, (width, height))
                 return np.asarray(picture).reshape(height, width, channels)
     except Exception as error:  # decoders raise errors of many kinds
         return " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
+
+
+def _orientation(picture: Image) -> int:
+    """How the camera was held, by EXIF: 1 is upright, and so is a picture whose EXIF data can't be read."""
+    try:
+        found = picture.getexif().get(0x0112, 1)
+    except Exception:  # malformed EXIF raises just about anything, and the picture itself is sound
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _upright(picture: Image) -> Image:
+    """As ImageOps.exif_transpose, which also writes EXIF anew and fails where it is malformed."""
+    from PIL.Image import Transpose
+
+    turns = (Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
+             Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)  # for 2 to 8
+    how = _orientation(picture)
+    return picture.transpose(turns[how - 2]) if how > 1 else picture
 
 
 def _flat(picture: Image) -> Image:

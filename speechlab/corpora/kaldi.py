@@ -8,6 +8,13 @@ What ``prepare --carry`` names must be there:
 * ``label``: in utt2label; if there is no such file, in utt2lang; else in text.
 * a recipe's own WORD: in utt2WORD.
 
+Non-speech symbols in text (``<NOISE>``, ``[laughter]``) are left out. ``prepare --option symbols=keep`` keeps them as
+tokens, and ``--option nlsyms=FILE`` names further ones, in a file such as ESPnet's of that name.
+
+A fifth field of segments is the channel that is heard, counted from 0 or as A, B, as Kaldi's extract-segments takes it.
+Where there is none, ``reco2file_and_channel`` may say which side of a call a recording is (A or 1 is the first). Where
+nobody says it, several channels are averaged.
+
 An entry of wav.scp may be a file, ``cat FILE |``, or a place in an archive (``FILE.ark:1234``), which is unpacked. **No
 command is executed**: any other pipe is refused, and only sound is read from an archive. (lhotse has an import of its
 own, but that runs the commands of wav.scp in a shell, and the first odd line ends it with a traceback.) ``feats.scp``
@@ -30,12 +37,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from speechlab.corpora import folder as folders
-from speechlab.corpora.cuts import threaded, utterance
+from speechlab.corpora.cuts import part, threaded, utterance
 from speechlab.errors import UserError
+from speechlab.files import is_hidden
 from speechlab.progress import progress
 
 if TYPE_CHECKING:
-    from lhotse import CutSet, MonoCut
+    from lhotse import CutSet, MonoCut, MultiCut
 
 ABOUT = "your own, in Kaldi's form: a data directory (wav.scp, text), or a folder of train, dev and test ones"
 LICENSE = "yours"
@@ -57,6 +65,18 @@ class Sound(NamedTuple):
     offset: int | None = None
 
 
+class Place(NamedTuple):
+    """What part of a recording an utterance is.
+
+    In seconds (``end`` None: to its end), and maybe the channel, counted from 0.
+    """
+
+    recording: str
+    start: float = 0.0
+    end: float | None = None
+    channel: int | None = None
+
+
 class Utterance(NamedTuple):
     """One utterance of a data directory. Without a file segments, ``recording`` is the utterance's id and ``end`` None.
 
@@ -70,6 +90,8 @@ class Utterance(NamedTuple):
     recording: str
     start: float = 0.0
     end: float | None = None  # seconds; None: the end of the recording
+    channel: int | None = None  # counted from 0; None: nothing names a channel
+    side: int | None = None  # the recording's channel in reco2file_and_channel
     custom: dict[str, str] = {}
 
 
@@ -133,7 +155,12 @@ def find(folder: Path, named: dict[str, str]) -> list[tuple[str, Path]]:
             raise UserError(f"{folder} is one data directory: train, dev and test name directories in a folder of "
                             "several", status=2)
         return [("", folder)]
-    there = sorted(path.parent.name for path in folder.glob("*/wav.scp"))
+    entries = [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
+    for path in (place for entry in entries for place in (entry, entry / "wav.scp")):
+        if path.is_symlink() and not path.exists() and (path not in entries or any(
+                name.fullmatch(path.name) for name in _NAMES.values())):
+            raise UserError(f"{path} is a link to nothing ({os.readlink(path)}): mend or remove it")
+    there = [path.name for path in entries if (path / "wav.scp").is_file()]
     chosen: list[tuple[str, Path]] = []
     for split, pattern in _NAMES.items():
         names = [name for name in named[split].split(",") if name]
@@ -184,7 +211,8 @@ def read(directory: Path, carry: Iterable[str] = ("text",)) -> tuple[list[Uttera
         carried.get(what) or (table(directory / name, empty=what == "text") if (directory / name).is_file() else None)
         for what, name in (("text", "text"), ("speaker", "utt2spk"), ("language", "utt2lang")))
     parts = _segments(directory / "segments", wav) if (directory / "segments").is_file() else \
-        {id: (id, 0.0, None) for id in wav}
+        {id: Place(id) for id in wav}
+    sides = _sides(directory / "reco2file_and_channel", wav)
     source = "segments" if (directory / "segments").is_file() else "wav.scp"
     first = "text" if "text" in carried else next(iter(carried))  # this file says which utterances there are
     listed, listing = carried[first], paths[first].name
@@ -212,7 +240,8 @@ def read(directory: Path, carry: Iterable[str] = ("text",)) -> tuple[list[Uttera
         speaker = speakers[id][1] if speakers else None
         known = own.get(id) or [ids[id], None if speaker == id else speaker]  # Kaldi: speaker == id means unknown
         custom = {what: rows[id][1] for what, rows in carried.items() if what not in ("text", "speaker")}
-        utterances.append(Utterance(known[0], _value(text, id), known[1], _value(languages, id), *parts[id], custom))
+        utterances.append(Utterance(known[0], _value(text, id), known[1], _value(languages, id), *parts[id],
+                                    sides.get(parts[id].recording), custom))
     used = {one.recording for one in utterances}
     sounds = {id: _sound(directory / "wav.scp", line, id, value) for id, (line, value) in wav.items() if id in used}
     gone = [f"line {wav[id][0]}: {sound.path}" for id, sound in sounds.items() if not sound.path.is_file()]
@@ -277,22 +306,48 @@ def table(path: Path, empty: bool = False) -> dict[str, tuple[int, str]]:
     return rows
 
 
-def _segments(path: Path, wav: dict[str, tuple[int, str]]) -> dict[str, tuple[str, float, float | None]]:
-    """{utterance: (recording, start, end)}, times in seconds. The end -1 becomes None: the end of the recording."""
-    parts: dict[str, tuple[str, float, float | None]] = {}
+def _segments(path: Path, wav: dict[str, tuple[int, str]]) -> dict[str, Place]:
+    """{utterance: its part of a recording}. The end -1 becomes None: the end of the recording."""
+    parts: dict[str, Place] = {}
     for id, (number, value) in table(path).items():
         words = value.split()
         try:
             recording, start, end = words[0], float(words[1]), float(words[2])
-            if len(words) != 3 or not 0 <= start < float("inf") or not (start < end < float("inf") or end == -1):
+            if len(words) > 4 or not 0 <= start < float("inf") or not (start < end < float("inf") or end == -1):
                 raise ValueError
         except (ValueError, IndexError):
             raise UserError(f"{path} line {number}: after {id} must stand a recording, its start and its later end in "
-                            f"seconds, not {value!r}") from None
+                            f"seconds, and maybe a channel, not {value!r}") from None
         if recording not in wav:
             raise UserError(f"{path} line {number}: recording {recording} is not in wav.scp")
-        parts[id] = recording, start, None if end == -1 else end
+        channel = None if len(words) == 3 else _channel(words[3], first=0)
+        if len(words) == 4 and channel is None:
+            raise UserError(f"{path} line {number}: {words[3]} is no channel: it must be 0, 1... or A, B...")
+        parts[id] = Place(recording, start, None if end == -1 else end, channel)
     return parts
+
+
+def _sides(path: Path, wav: dict[str, tuple[int, str]]) -> dict[str, int]:
+    """The channel by recording, of those that reco2file_and_channel names; nothing without that file.
+
+    Its sides are CTM's: A or 1 is the first channel.
+    """
+    sides: dict[str, int] = {}
+    for id, (number, value) in (table(path) if path.is_file() else {}).items():
+        side = _channel(value.split()[-1], first=1)
+        if side is None or len(value.split()) != 2:
+            raise UserError(f"{path} line {number}: after {id} must stand a file's name and A, B... or 1, 2..., not "
+                            f"{value!r}")
+        if id in wav:
+            sides[id] = side
+    return sides
+
+
+def _channel(word: str, first: int) -> int | None:
+    """A channel counted from 0, by its letter or by its number, where ``first`` is the first one; None: it is none."""
+    if re.fullmatch(r"[A-H]", word):
+        return ord(word) - ord("A")
+    return int(word) - first if re.fullmatch(r"[0-9]{1,4}", word) and int(word) >= first else None
 
 
 def _sound(scp: Path, number: int, id: str, value: str) -> Sound:
@@ -342,7 +397,7 @@ def _plain(ids: Iterable[str]) -> dict[str, str]:
             for id, name in plain.items()}
 
 
-def _recording(directory: Path, id: str, sound: Sound, out: Path) -> MonoCut:
+def _recording(directory: Path, id: str, sound: Sound, out: Path) -> MonoCut | MultiCut:
     """The whole recording as a cut. Sound in an archive is first written to ``out/audio``."""
     if sound.offset is None:
         return utterance(id, sound.path)
@@ -381,20 +436,19 @@ def _unpack(sound: Sound, id: str):
         raise UserError(f"{sound.path}: the sound of {id} at {sound.offset} can't be read ({error})") from None
 
 
-def _cut(one: Utterance, whole: MonoCut) -> MonoCut:
+def _cut(one: Utterance, whole: MonoCut | MultiCut) -> MonoCut | MultiCut:
     """The part of the recording that is the utterance."""
-    from lhotse import MonoCut, SupervisionSegment
-
     recording = whole.recording
     behind = 0.0 if one.end is None else one.end - recording.duration
     end = recording.duration if -0.5 / recording.sampling_rate <= behind <= OVERSHOOT else one.end
     duration = recording.duration if end == recording.duration and not one.start else round(end - one.start, 8)
     # If an utterance begins after its recording's end, one sample is left, and speechlab.prepare calls it bad audio.
     duration = max(duration, 1 / recording.sampling_rate)
-    supervision = SupervisionSegment(id=one.id, recording_id=recording.id, start=0.0, duration=duration, text=one.text,
-                                     speaker=one.speaker, language=one.language, custom=one.custom or None)
-    return MonoCut(id=one.id, start=one.start, duration=duration, channel=0, recording=recording,
-                   supervisions=[supervision])
+    channel = one.channel
+    if channel is None and recording.num_channels > 1:  # else the one channel is a side that was taken out before
+        channel = one.side
+    return part(one.id, recording, one.start, duration, channel, text=one.text, speaker=one.speaker,
+                language=one.language, custom=one.custom or None)
 
 
 def _some(names: list[str]) -> str:

@@ -131,6 +131,8 @@ def _make(audio: Path, split: str, speaker: str, id: str, seed: int):
     """Write one utterance and return its cut."""
     import soundfile
 
+    from speechlab.corpora.audio import below_full_scale
+
     rng = seeded("synthetic", seed, id)
     text = sentence(rng, held_out=split != "train")
     silence = [Track.line(int(rng.integers(8, 16)), (500, 1500, 2500), voiced=0) for _ in range(2)]
@@ -139,7 +141,7 @@ def _make(audio: Path, split: str, speaker: str, id: str, seed: int):
     sound += noise("pink", len(sound), rng) * 10 ** (rng.uniform(-35, -25) / 20)
     path = audio / speaker / f"{id}.wav"
     encoded = io.BytesIO()  # libsndfile would not tell why a write to disk failed
-    soundfile.write(encoded, sound, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(encoded, below_full_scale(sound), SAMPLE_RATE, format="WAV", subtype="PCM_16")
     with atomic(path) as aside:
         aside.write_bytes(encoded.getvalue())
     return utterance(id, path, text, speaker, "zh", pinyin=" ".join(SYLLABLES[hanzi][0] for hanzi in text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from speechlab.data.symbols import KEPT
 from speechlab.errors import UserError
 
 
@@ -28,9 +29,10 @@ def _read(word: str, spelled: bool) -> tuple[str, ...]:
 def phones(text: str) -> list[str]:
     """The first reading of each word: RUBOUT T TWO -> R AH B AW T T IY T UW; ``<unk>`` for a word that is not listed.
 
-    A single letter beside another one is read as its name: A B -> EY B IY, but A WORD -> AH W ER D.
+    A single letter beside another one is read as its name: A B -> EY B IY, but A WORD -> AH W ER D. Kept non-speech
+    symbols (``<NOISE>``) have no phones.
     """
-    words = text.lower().split()
+    words = KEPT.sub(" ", text).lower().split()
     letters = [False, *(len(word) == 1 and word.isalpha() for word in words), False]
     return [phone for i, word in enumerate(words, 1)
             for phone in _read(word, letters[i] and (letters[i - 1] or letters[i + 1]))]

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechlab.ranges import within
+
 
 @dataclasses.dataclass(frozen=True)
 class SpecAugment:
@@ -25,6 +27,11 @@ class SpecAugment:
     time_masks: int = 2  # stretches of frames set to 0 in each utterance
     time_width: int = 20  # frames in the longest stretch; each length is drawn from 0 to this
     time_share: float = 0.15  # but no stretch covers more than this share of the utterance
+
+    def __post_init__(self) -> None:
+        within(self, "vtlp", "tempo", least=0, below=1)
+        within(self, "freq_masks", "freq_width", "time_masks", "time_width", least=0)
+        within(self, "time_share", least=0, most=1)
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """(T, bins) normalised features (mean 0: masks write 0) -> augmented copy, of another T where tempo > 0."""

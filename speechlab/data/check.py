@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,23 @@ SILENCE = 1e-4  # -80 dBFS: samples that stay within +- this (without their DC o
 SHORTEST = 0.1  # seconds
 _TOLERANCE = 0.025  # seconds that may be missing of the length in the header (MP3 pads); lhotse tolerates as much
 _BLOCK = 1 << 20  # samples decoded at once; this bounds the memory for a file of an hour
-_UNKNOWN_LENGTH = 0x7FFFF000  # bytes; a WAV written into a pipe claims 2 to 4 GB: its writer could not know the length
+_UNKNOWN_LENGTH = 0x7F000000  # bytes; a file written into a pipe claims 2 to 4 GB: its writer could not know the length
+# These lines of libsndfile's log of a header say that samples are missing. Their numbers are bytes of the samples (WAV,
+# AIFF, AU, SVX, WVE) or of the whole file (W64, RF64); a few bytes less are no loss.
+_SHORT = re.compile(r"^ *(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
+                    r"|^Data length (\d+) should be (\d+)", re.MULTILINE)
+Part = tuple[float, float] | tuple[float, float, "Sequence[int] | None"]
 
 
-def check_audio(path: str | Path, parts: Iterable[tuple[float, float]], silence: bool = False) -> list[str | None]:
-    """For each part of the file (start and duration in seconds): a short reason why it can't be used; None if it can.
+def check_audio(path: str | Path, parts: Iterable[Part], silence: bool = False) -> list[str | None]:
+    """For each part of the file: a short reason why it can't be used; None if it can.
 
-    A reason begins with one of: missing, empty, unreadable, truncated, short, silent, NaN. With ``silence``, a silent
-    part is accepted.
+    A reason begins with one of: missing, empty, unreadable, truncated, short, silent, NaN, channel. With ``silence``, a
+    silent part is accepted.
+
+    Args:
+        parts: for each, its start and duration in seconds, and perhaps the channels (counted from 0) whose mean is
+            heard. None: all channels.
     """
     path, parts = Path(path), list(parts)
     if not path.is_file():
@@ -28,9 +38,9 @@ def check_audio(path: str | Path, parts: Iterable[tuple[float, float]], silence:
     if path.stat().st_size == 0:
         return ["empty: 0 bytes"] * len(parts)
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # soundfile itself encodes only UTF-8
             whole = _cut_short(file) or (None if file.frames else "empty: no samples")
-            return [whole or _check_part(file, *part, silence) for part in parts]
+            return [whole or _check_part(file, part, silence) for part in parts]
     except (soundfile.SoundFileError, OSError) as error:
         return [f"unreadable: {_why(error)}"] * len(parts)
 
@@ -44,7 +54,7 @@ def check_partner(path: str | Path, rate: int, seconds: float, part: tuple[float
         part: start and duration, in seconds, of the part that is used of both files. :func:`check_audio` checks it.
     """
     try:
-        header = soundfile.info(str(path))
+        header = soundfile.info(os.fsencode(path))
     except (soundfile.SoundFileError, OSError):
         header = None
     if header and header.frames:  # otherwise check_audio says what is wrong
@@ -58,19 +68,40 @@ def check_partner(path: str | Path, rate: int, seconds: float, part: tuple[float
 
 
 def _cut_short(file: soundfile.SoundFile) -> str | None:
-    """A reason if the file holds less than its header says, else None. For WAV and Ogg: of these, libsndfile reads what
-    is there and does not complain."""
+    """A reason if the file holds less than its header says, else None. libsndfile reads what is there, and for most
+    formats it does not complain."""
     log = file.extra_info
-    for promised, there in re.findall(r"^data\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE):
-        if int(there) + 16 < int(promised) < _UNKNOWN_LENGTH:
+    for numbers in _SHORT.findall(log):
+        promised, there = (int(number) for number in numbers if number)
+        if there + 16 < promised < _UNKNOWN_LENGTH:
             return f"truncated: {there} of {promised} bytes of samples are there"
-    if "Last page lacks an end-of-stream" in log and "Junk after the last page" in log:
+    no_end = "Last page lacks an end-of-stream" in log or "without an End-Of-Stream flag" in log  # Vorbis's, Opus's
+    if no_end and "Junk after the last page" in log:
         return "truncated: the last Ogg page is cut"
+    if re.search(r"Seems to be a truncated file|File seems to be truncated", log):  # VOC, MAT4
+        return "truncated: fewer samples are there than the header promises"
+    promised = _promised(file, log)
+    if file.frames < promised < _UNKNOWN_LENGTH:
+        return f"truncated: {file.frames} of {promised} samples are there"
     return None
 
 
-def _check_part(file: soundfile.SoundFile, start: float, duration: float, silence: bool) -> str | None:
+def _promised(file: soundfile.SoundFile, log: str) -> int:
+    """How many samples per channel the header of a NIST or AVR file promises; 0 for other formats."""
+    found = None
+    if file.format == "AVR":
+        found = re.search(r"^  Frames +: (\d+)", log, re.MULTILINE)
+    elif file.format == "NIST":  # of which libsndfile logs nothing: names and values in ASCII, a line each
+        with open(file.name, "rb") as raw:
+            found = re.search(r"^sample_count\s+-i\s+(\d+)", raw.read(1024).decode("latin-1"), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _check_part(file: soundfile.SoundFile, part: Part, silence: bool) -> str | None:
+    (start, duration), channels = part[:2], part[2] if len(part) > 2 else None
     rate = file.samplerate
+    if channels and max(channels) >= file.channels:
+        return f"channel: there is no channel {max(channels)}, counted from 0, among {file.channels}"
     first, count = round(start * rate), round(duration * rate)
     missing = first + count - file.frames
     if missing > _TOLERANCE * rate:
@@ -81,7 +112,8 @@ def _check_part(file: soundfile.SoundFile, start: float, duration: float, silenc
     try:
         file.seek(first)
         for block in _blocks(file, count):
-            mixed = block.mean(axis=1)  # as features hear it: channels of opposite phase add up to silence
+            # As features hear it: channels of opposite phase add up to silence.
+            mixed = (block[:, channels] if channels else block).mean(axis=1)
             if not np.isfinite(mixed).all():
                 return "NaN: samples that are not finite numbers"
             got, low, high = got + len(mixed), min(low, mixed.min()), max(high, mixed.max())

@@ -12,10 +12,12 @@ from pathlib import Path
 import kaldiio
 
 from speechlab.corpora.kaldi import table
-from speechlab.data.tokens import PIECES, SPACE, Tokenizer
+from speechlab.data.symbols import KEPT
+from speechlab.data.tokens import BLANK, PIECES, SPACE, UNKNOWN, Tokenizer
 from speechlab.errors import UserError
 from speechlab.files import atomic, write_text
 
+_ESPNETS = ("<space>", "<sos/eos>")  # symbols of ESPnet's own
 BATCH_SECONDS = 120  # seconds of sound in a batch, padding counted
 _CONFIG = """# A small model for ESPnet's asr_train; give a config of your own with --config.
 encoder: transformer
@@ -56,6 +58,9 @@ def write(folder: Path, tokens: Tokenizer, rate: int) -> Path:
         with atomic(to / "bpe.model") as aside:
             aside.write_bytes(base64.b64decode(tokens.model))
         options += ["--bpemodel", str(to / "bpe.model")]
+    if symbols := [unit for unit in units if KEPT.fullmatch(unit) and unit not in (BLANK, UNKNOWN, *_ESPNETS)]:
+        write_text(to / "nlsyms.txt", "".join(f"{symbol}\n" for symbol in symbols))
+        options += ["--non_linguistic_symbols", str(to / "nlsyms.txt")]
     size = 1
     if not rate:
         size = kaldiio.load_mat(next(iter(table(folder / "train" / "feats.scp").values()))[1]).shape[1]

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechlab.ranges import within
+
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
@@ -32,10 +34,9 @@ class Augment:
     elastic: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, most in {"translate": math.inf, "cutout": math.inf, "degrees": 180, "shear": 60, "scale": 0.9,
-                           "elastic": math.inf}.items():
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} = {getattr(self, name)} must be from 0 to {most}")
+        within(self, "translate", "cutout", "elastic", least=0)
+        for name, most in {"degrees": 180, "shear": 60, "scale": 0.9}.items():
+            within(self, name, least=0, most=most)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from speechlab.errors import UserError
-from speechlab.files import write_json
+from speechlab.files import shown, write_json
 from speechlab.progress import progress
 
 # A split: (images, labels) or (images, labels, ids). Images are an array (N, H, W, C), or an iterable of arrays
@@ -77,7 +77,7 @@ class Pack:
         """The name of each image of a split: as the corpus says, or ``<split>-<number>``."""
         path = self.folder / f"{name}.ids.txt"
         if path.exists():
-            return path.read_text(encoding="utf-8").splitlines()
+            return path.read_bytes().decode().removesuffix("\n").split("\n")  # a name may hold other line separators
         return [f"{name}-{number:05d}" for number in range(self.splits[name]["count"])]
 
 
@@ -171,7 +171,7 @@ def _write_split(folder: Path, name: str, split: Split, classes: int, shape: tup
         os.fsync(file.fileno())
     np.save(folder / f"{name}.labels.npy", labels[there].astype(np.int64))
     if ids:
-        (folder / f"{name}.ids.txt").write_text("".join(f"{ids[0][i]}\n" for i in there), encoding="utf-8")
+        (folder / f"{name}.ids.txt").write_text("".join(f"{shown(str(ids[0][i]))}\n" for i in there), encoding="utf-8")
     per_class = np.bincount(labels[there].astype(np.int64), minlength=classes)
     assert shape is not None
     return shape, {"count": len(there), "per_class": per_class.tolist()}, pixels

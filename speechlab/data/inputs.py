@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from speechlab.errors import UserError
+from speechlab.files import shown, walk
 
 # Suffixes of audio files. libsndfile can't read those of the second line; a person who has such files must be told.
 AUDIO = frozenset(".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc .wv "
                   ".m4a .aac .wma .amr .mp4 .mka .webm .ape".split())
 IMAGES = frozenset(".png .jpg .jpeg .bmp .gif .tif .tiff .webp .ppm .pgm".split())
+STDIN = Path("/dev/stdin")  # what ``-`` stands for
 
 MOST_CHANNELS = 64  # an array with more rows than that, and fewer columns, lies the other way round
 HIGHEST_RATE = 1_000_000  # Hz
@@ -25,26 +29,57 @@ HIGHEST_RATE = 1_000_000  # Hz
 def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> tuple[list[Path], list[str]]:
     """The files that ``paths`` name, each once and in order; and a line for each path that is wrong.
 
-    A folder, with all below it, is searched for files with one of ``suffixes``. A file may have any name. ``what`` the
-    files are is for the lines.
+    A folder, with all below it and behind its links, is searched for files with one of ``suffixes``. A link with such a
+    suffix that leads nowhere counts as a file that is missing. What else is left out of a folder is counted on stderr.
+    A file may have any name. ``what`` the files are is for the lines.
     """
     files: dict[Path, None] = {}
     bad = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file()
-                           and not any(part.startswith(".") for part in file.relative_to(path).parts))
+            walked = walk(path)
+            found = [file for file in sorted(walked.files + walked.dangling) if file.suffix.lower() in suffixes]
+            walked.dangling = [link for link in walked.dangling if link not in found]
+            for note in walked.notes():
+                print(f"note: {note}", file=sys.stderr)
             files.update(dict.fromkeys(found))
             if not found:
-                bad.append(f"{path}: no {what} in this folder")
+                bad.append(f"{shown(path)}: no {what} in this folder")
         else:
             files[path] = None
     return list(files), bad
 
 
-def shown(path: Path) -> str:
-    """A file's name as text that can be printed, whatever bytes the name has."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+@contextlib.contextmanager
+def spooled(files: Sequence[Path]) -> Iterator[tuple[list[Path], dict[str, str]]]:
+    """Files that can be read from any place, more than once: what comes through a pipe is kept for the time being.
+
+    Returns:
+        The paths to read, in order; and what those of pipes stand for (``-`` for standard input), by path.
+    Raises:
+        UserError: standard input is meant, and it is a terminal.
+    """
+    paths, names = [], {}
+    with contextlib.ExitStack() as stack:
+        for number, path in enumerate(files):
+            if path != STDIN and not path.is_fifo():
+                paths.append(path)
+                continue
+            name = "-" if path == STDIN else shown(path)
+            if path == STDIN and sys.stdin.isatty():
+                raise UserError("- is standard input, and that is a terminal: send a file into it (infer EXP - < FILE)",
+                                2)
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"{number}-input"
+            with contextlib.nullcontext(sys.stdin.buffer) if path == STDIN else open(path, "rb") as source:
+                try:
+                    with open(place, "wb") as file:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                except OSError as error:
+                    error.filename = error.filename or str(place)
+                    raise
+            paths.append(place)
+            names[str(place)] = name
+        yield paths, names
 
 
 @contextlib.contextmanager

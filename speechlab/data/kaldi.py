@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from speechlab.corpora.audio import below_full_scale
 from speechlab.corpora.cuts import threaded
 from speechlab.corpora.kaldi import IDS
 from speechlab.data import espnet
@@ -36,6 +37,7 @@ from speechlab.data.manifests import read_cuts
 from speechlab.data.tokens import Tokenizer
 from speechlab.errors import UserError, cli
 from speechlab.features import audio, storage
+from speechlab.features.resample import resample
 from speechlab.files import atomic, write_json, write_text
 from speechlab.progress import progress
 
@@ -138,10 +140,16 @@ def _write(to: Path, cuts: list[MonoCut], names: dict[str, Name], stored: dict[s
         if len(cut.supervisions) != 1:
             raise UserError(f"utterance {cut.id} has {len(cut.supervisions)} supervisions, not one: it can't be "
                             "exported")
-    parts = not wav and any(cut.start != 0 or cut.duration != cut.recording.duration for cut in cuts)
+    parts = not wav and any(cut.start != 0 or cut.duration != cut.recording.duration or _channel(cut)
+                            for cut in cuts)
     if wav:
-        jobs = progress(threaded(lambda cut: _copy(to, cut, names[cut.id], wav), cuts, nj), "Writing WAV", len(cuts))
+        quieter: list[str] = []
+        copies = threaded(lambda cut: _copy(to, cut, names[cut.id], wav, quieter), cuts, nj)
+        jobs = progress(copies, "Writing WAV", len(cuts))
         sources = {names[cut.id].utterance: path for cut, path in zip(cuts, jobs)}
+        if quieter:
+            print(f"note: {len(quieter)} of {len(cuts)} utterances in {to.name} go above full scale, which 16 bits do "
+                  f"not hold ({min(quieter)}): each was made quieter as a whole", file=sys.stderr)
     else:
         sources, recordings = _sources(cuts, None if parts else names)
         odd = [cut for cut in cuts if not _is_plain_wav(cut)]
@@ -156,7 +164,8 @@ def _write(to: Path, cuts: list[MonoCut], names: dict[str, Name], stored: dict[s
     }
     if parts:
         tables["segments"] = {names[cut.id].utterance: f"{recordings[cut.recording.id]} {_seconds(cut.start)} "
-                                                       f"{_seconds(cut.start + cut.duration)}" for cut in cuts}
+                                                       f"{_seconds(cut.start + cut.duration)}{_channel(cut)}"
+                              for cut in cuts}
     if any(one.text is not None for one in said.values()):
         tables["text"] = {names[id].utterance: " ".join((one.text or "").split()) for id, one in said.items()}
     if all(one.language for one in said.values()):
@@ -205,21 +214,41 @@ def _seconds(value: float) -> str:
     return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
+def _channel(cut: MonoCut) -> str:
+    """The fifth field of segments: the place of the one channel that is heard of several, else nothing."""
+    there = cut.recording.channel_ids
+    heard = cut.channel if isinstance(cut.channel, list) else [cut.channel]
+    if len(there) == 1 or heard == there:
+        return ""
+    if len(heard) > 1:
+        raise UserError(f"utterance {cut.id} is {len(heard)} of {len(there)} channels, which segments can't say: --wav "
+                        "writes their mean")
+    return f" {there.index(heard[0])}"
+
+
 def _is_plain_wav(cut: MonoCut) -> bool:
     return cut.recording.num_channels == 1 and cut.recording.sources[0].source.lower().endswith(".wav")
 
 
-def _copy(to: Path, cut: MonoCut, named: Name, rate: int) -> str:
-    """Write the utterance's sound as features hear it (channels averaged, resampled) in 16 bits; return the path."""
+def _copy(to: Path, cut: MonoCut, named: Name, rate: int, quieter: list[str]) -> str:
+    """Write the utterance's sound as features hear it (channels averaged, resampled) in 16 bits; return the path.
+
+    Args:
+        quieter: receives the utterance's name if its sound had to be scaled down.
+    """
     import soundfile
 
-    samples, had = audio.read(cut.resample(rate) if cut.sampling_rate != rate else cut)
-    if samples.dtype != np.int16 or len(samples) > 1:  # mono sound of 16 bits stays as it is, to the bit
+    samples, had = audio.read(cut)
+    if samples.dtype != np.int16 or len(samples) > 1 or had != rate:  # else sound of 16 bits stays as it is, to the bit
         scale = 32768.0 if samples.dtype == np.int16 else 1.0
         mixed = samples.astype(np.float64).mean(0) / scale
-        samples = np.clip(np.rint(mixed * 32768.0), -32768, 32767).astype(np.int16)[None]
+        mixed = resample(mixed, had, rate) if had != rate else mixed
+        fit = below_full_scale(mixed)
+        if fit is not mixed:
+            quieter.append(named.utterance)
+        samples = np.clip(np.rint(fit * 32768.0), -32768, 32767).astype(np.int16)[None]
     encoded = io.BytesIO()  # libsndfile would not tell why a write to disk failed
-    soundfile.write(encoded, samples[0], had, format="WAV", subtype="PCM_16")
+    soundfile.write(encoded, samples[0], rate, format="WAV", subtype="PCM_16")
     path = to.absolute() / "wav" / f"{named.utterance}.wav"
     with atomic(path) as aside:
         aside.write_bytes(encoded.getbuffer())

@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from speechlab.config import short_hash
+from speechlab.data.symbols import KEEP, KEPT, LEAVE_OUT, Symbols
 from speechlab.data.text import normalise
 from speechlab.data.tokens import Tokenizer
 from speechlab.decoding.ngram import NGram
 from speechlab.errors import UserError
+from speechlab.ranges import within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +31,8 @@ class LMConfig:
     own_weight: float = 10.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= 10:
-            raise ValueError(f"order is {self.order}; it must be 1 to 10")
-        if not 0 < self.own_weight < float("inf"):
-            raise ValueError(f"own_weight is {self.own_weight:g}; it must be over 0")
+        within(self, "order", least=1, most=10)
+        within(self, "own_weight", above=0)
 
     def name(self) -> str:
         """The folder's name: ``lm-`` and four hex digits of these settings (not of the texts and units)."""
@@ -47,13 +47,15 @@ def estimate(texts: Iterable[str], tokenizer: Tokenizer, config: LMConfig, more_
         texts: the training transcripts, normalised.
         tokenizer: splits text into the tokens of the model.
         config: the section ``lm``.
-        more_text: a file of more text (UTF-8, one sentence per line), which is normalised as transcripts are.
+        more_text: a file of more text (UTF-8, one sentence per line), which is normalised as transcripts are:
+            non-speech symbols are left out of it unless the transcripts have kept theirs.
         language: of that file (``zh``, ``en``...).
     Raises:
         UserError: ``more_text`` is missing, not UTF-8, or without words.
     """
     sentences = list(dict.fromkeys(texts) if config.distinct else texts)
-    more = _read(more_text, language) if more_text else []
+    kept = any(map(KEPT.search, sentences))
+    more = _read(more_text, language, KEEP if kept else LEAVE_OUT) if more_text else []
     if config.distinct:
         more = list(dict.fromkeys(more))
     units = [[tokenizer.units[i] for i in tokenizer.encode(text)] for text in [*sentences, *more]]
@@ -61,14 +63,14 @@ def estimate(texts: Iterable[str], tokenizer: Tokenizer, config: LMConfig, more_
     return NGram(units, config.order, weights, vocabulary=tokenizer.units[2:])
 
 
-def _read(path: Path, language: str | None) -> list[str]:
+def _read(path: Path, language: str | None, symbols: Symbols) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise UserError(f"--text: no file {path}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"--text: {path} is not UTF-8 ({error.reason} at byte {error.start})") from None
-    found = [text for text in (normalise(line, language) for line in lines) if text]
+    found = [text for text in (normalise(line, language, symbols) for line in lines) if text]
     if not found:
         raise UserError(f"--text: nothing is said in {path}")
     return found

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechlab.files import atomic
+from speechlab.errors import UserError
+from speechlab.files import atomic, shown
 
 if TYPE_CHECKING:
     from lhotse import CutSet
@@ -22,7 +23,13 @@ def write_cuts(path: str | Path, cuts: Iterable[Cut]) -> None:
     with atomic(path) as aside, open(aside, "wb") as raw:
         with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as packed:
             for cut in cuts:
-                packed.write((json.dumps(cut.to_dict(), ensure_ascii=False) + "\n").encode())
+                line = json.dumps(cut.to_dict(), ensure_ascii=False) + "\n"
+                try:
+                    packed.write(line.encode())
+                except UnicodeEncodeError:  # bytes of a path, which Python keeps as surrogates
+                    source = cut.recording.sources[0].source if cut.has_recording else cut.id
+                    raise UserError(f"{shown(source)}: the path of cut {shown(cut.id)} is not UTF-8, which no manifest "
+                                    "can hold: rename that file or folder (convmv)") from None
 
 
 def write_splits(folder: str | Path, splits: Mapping[str, Iterable[Cut]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def examine(path: str | Path) -> tuple[float, str | None]:
     if path.suffix.lower() == ".raw":
         return 0.0, "unreadable: headerless samples, whose rate nobody knows; make a WAV of it"
     try:
-        seconds = soundfile.info(str(path)).duration
+        seconds = soundfile.info(os.fsencode(path)).duration
     except (soundfile.SoundFileError, OSError):
         seconds = 0.0  # the check says why
     return seconds, check_audio(path, [(0.0, seconds)])[0]
@@ -51,7 +52,7 @@ def pieces(path: str | Path, chunk: float, overlap: float, cut: bool) -> Iterato
         overlap: seconds that neighbours share; or with ``cut``, in which a piece ends at the quietest point and none
             is shared. Digital silence ends a piece, too, and lies between two.
     """
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
         rate = file.samplerate
         size, shared, gap = round(chunk * rate), round(overlap * rate), max(1, round(GAP * rate))
         held, first, last = np.zeros(0), 0, False  # first: the file's sample that held begins with

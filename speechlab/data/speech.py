@@ -25,6 +25,7 @@ from speechlab.features import storage  # noqa: F401  (tells lhotse how our feat
 from speechlab.features.audio import read
 from speechlab.features.contract import FeatureContract, load_contract, require_same
 from speechlab.features.fbank import extract, normalise
+from speechlab.ranges import within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +42,13 @@ class DataConfig:
     augment: SpecAugment | None = SpecAugment()  # how training features are changed (null: not at all)
 
     def __post_init__(self) -> None:
+        within(self, "max_duration", "max_seconds", above=0)
+        within(self, "min_seconds", "num_workers", least=0)
+        within(self, "num_buckets", least=2)
         if self.max_duration < self.max_seconds:
             raise ValueError(f"max_duration = {self.max_duration:g} is less than max_seconds = {self.max_seconds:g}")
-        if self.num_buckets < 2:
-            raise ValueError(f"num_buckets = {self.num_buckets} must be at least 2")
+        if self.max_seconds < self.min_seconds:
+            raise ValueError(f"max_seconds = {self.max_seconds:g} is less than min_seconds = {self.min_seconds:g}")
 
 
 def read_split(folder: str | Path, split: str) -> CutSet:

@@ -18,8 +18,10 @@ from typing import Any, Literal
 
 from speechlab.config import short_hash
 from speechlab.data import arpabet, pinyin
+from speechlab.data.symbols import KEPT
 from speechlab.data.text import has_hanzi
 from speechlab.errors import UserError
+from speechlab.ranges import within
 
 BLANK, UNKNOWN, SPACE = "<blank>", "<unk>", "▁"
 PIECES = ("bpe", "unigram")  # kinds that SentencePiece makes
@@ -40,6 +42,8 @@ class TokensConfig:
     vocab_size: int = 0  # number of units, <blank> and <unk> counted; bpe and unigram need it, 0 for char
 
     def __post_init__(self) -> None:
+        within(self, "min_count", least=1)
+        within(self, "vocab_size", least=0)
         if self.kind in PIECES and self.vocab_size < 3:
             raise ValueError(f"vocab_size must be given for kind = {self.kind}: how many units, {BLANK} and {UNKNOWN} "
                              "counted (300, say)")
@@ -59,8 +63,11 @@ class TokensConfig:
         return f"{self.kind}-{short_hash(defines)}"
 
 
+_CHARACTER = re.compile(f"{KEPT.pattern}|.", re.DOTALL)  # a kept symbol (<NOISE>) is one
+
+
 def _characters(text: str) -> list[str]:
-    return list(text.replace(" ", SPACE))
+    return _CHARACTER.findall(text.replace(" ", SPACE))
 
 
 SPLIT: dict[str, Callable[[str], list[str]]] = {
@@ -173,7 +180,7 @@ def _train_pieces(texts: list[str], kind: str, vocab_size: int) -> bytes:
     The same texts give the same model on every machine: all lines are used in the given order, on one thread, and
     SentencePiece does not normalise text again (:mod:`speechlab.data.text` has done so). A ``▁`` is put before a line's
     first word, so that a word has the same pieces at the beginning of a line as inside it. Text with hanzi has no
-    spaces between words, and gets no such ``▁``.
+    spaces between words, and gets no such ``▁``. A kept symbol (``<NOISE>``) is a piece of its own.
     """
     sentencepiece = _sentencepiece(kind)
     if not any(text.strip() for text in texts):
@@ -185,6 +192,7 @@ def _train_pieces(texts: list[str], kind: str, vocab_size: int) -> bytes:
             pad_id=0, pad_piece=BLANK, unk_id=1, unk_piece=UNKNOWN, bos_id=-1, eos_id=-1,
             character_coverage=1.0, normalization_rule_name="identity",
             add_dummy_prefix=not any(map(has_hanzi, texts)), num_threads=1, input_sentence_size=0,
+            user_defined_symbols=sorted({symbol for text in texts for symbol in KEPT.findall(text)}),
             shuffle_input_sentence=False, max_sentence_length=max(4192, *(len(text.encode()) + 1 for text in texts)),
             minloglevel=3)
     except RuntimeError as error:

@@ -153,10 +153,18 @@ class ArpaLM:
 def load(folder: str | Path, units: Sequence[str]) -> ArpaLM:
     """The language model of ``data/<corpus>/lm-<hash>`` for a recogniser of these units.
 
+    An ARPA file is taken too (``lm.arpa`` of such a folder, or one that another tool made over the same units).
+
     Raises:
         UserError: where it is not there, is broken, or is over other units.
     """
-    folder = Path(folder)
+    folder, file = Path(folder), "lm.arpa"
+    if folder.is_file():
+        if not (folder.parent / "lm.json").is_file() or folder.name != file:
+            return ArpaLM.read(folder, units)  # which looks at its words
+        folder = folder.parent
+    elif not folder.exists():
+        raise UserError(f"no language model {folder}: the recipe's stage 3 makes one (data/*/*/lm-*)")
     try:
         theirs = json.loads((folder / "lm.json").read_text(encoding="utf-8"))["units"]
     except FileNotFoundError:
@@ -166,7 +174,7 @@ def load(folder: str | Path, units: Sequence[str]) -> ArpaLM:
     if theirs != list(units):
         raise UserError(f"the language model in {folder} is over other units ({len(theirs)}) than the recogniser's "
                         f"({len(units)}): make it with the token list that the recogniser was trained with")
-    return ArpaLM.read(folder / "lm.arpa", units)
+    return ArpaLM.read(folder / file, units)
 
 
 class _Graph:

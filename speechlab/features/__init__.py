@@ -29,6 +29,8 @@ def features(source: Any, rate: int | None = None, contract: FeatureContract | N
     Raises:
         UserError: no such file, no audio, samples without their rate.
     """
+    import os
+
     import numpy as np
     import soundfile
     import torch
@@ -42,7 +44,7 @@ def features(source: Any, rate: int | None = None, contract: FeatureContract | N
         if rate is not None:
             raise UserError("a file says its own sample rate: leave rate out")
         try:
-            samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+            samples, rate = soundfile.read(os.fsencode(source), dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError) as error:
             raise UserError(f"{source} can't be read as audio: {error}") from None
         samples = samples.T

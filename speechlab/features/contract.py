@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from speechlab.errors import UserError
+from speechlab.ranges import within
 
 FILE = "contract.json"
 KALDI_EPSILON = 2.0**-23  # Kaldi floors energies at float32's machine epsilon before the logarithm
@@ -55,10 +56,13 @@ class FeatureContract:
             allowed = get_args(get_type_hints(type(self))[name])
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        if self.num_mel_bins < 1:
-            raise ValueError(f"num_mel_bins must be at least 1, not {self.num_mel_bins}")
-        if self.sample_rate < 1000:
-            raise ValueError(f"sample_rate is in Hz: at least 1000, not {self.sample_rate}")
+        within(self, "num_mel_bins", least=1, most=4096)
+        within(self, "sample_rate", least=1000, most=1_000_000)
+        within(self, "frame_length_ms", "frame_shift_ms", above=0, most=10_000)
+        within(self, "low_freq", "dither", least=0)
+        within(self, "high_freq")
+        within(self, "preemphasis", least=0, most=1)
+        within(self, "log_floor", above=0)
         if not 1 <= self.shift_samples <= self.length_samples:
             raise ValueError(f"frame_shift_ms must be above 0 and at most frame_length_ms ({self.frame_length_ms}), "
                              f"not {self.frame_shift_ms}")
@@ -66,11 +70,6 @@ class FeatureContract:
         if not 0 <= self.low_freq < self.top_freq <= nyquist:
             raise ValueError(f"low_freq and high_freq must give a band within 0 to {nyquist:g} Hz, "
                              f"not {self.low_freq:g} to {self.top_freq:g}")
-        if not 0 <= self.preemphasis <= 1:
-            raise ValueError(f"preemphasis must lie within 0 and 1, not {self.preemphasis}")
-        if not self.log_floor > 0 or self.dither < 0:
-            name = "log_floor must be above 0" if not self.log_floor > 0 else "dither must not be negative"
-            raise ValueError(f"{name}, not {self.log_floor if not self.log_floor > 0 else self.dither}")
 
     @property
     def length_samples(self) -> int:

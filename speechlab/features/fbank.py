@@ -22,6 +22,7 @@ from torch import Tensor
 
 from speechlab.errors import UserError
 from speechlab.features.contract import FeatureContract
+from speechlab.features.resample import resample
 
 _BLOCK = 256  # frames at a time: 256 x 512 float64 are 1 MB, about the cache of a core
 
@@ -32,7 +33,7 @@ def extract(samples: np.ndarray | Tensor, sample_rate: int, contract: FeatureCon
 
     Args:
         samples: (num_samples,) or (channels, num_samples); float with full scale 1, or int16. Channels are averaged.
-        sample_rate: of ``samples``, in Hz. Another rate than the contract's is resampled to it, as lhotse does.
+        sample_rate: of ``samples``, in Hz. Another rate than the contract's is resampled to it.
         contract: what to compute.
         dither_seed: the seed of the contract's dither, in training; None adds none, whatever the contract says.
     Returns:
@@ -79,9 +80,7 @@ def _mono(wave: Tensor, rate: int, wanted: int) -> Tensor:
     if wave.ndim == 2:
         wave = wave[0] if wave.shape[0] == 1 else wave.mean(0)
     if rate != wanted and wave.numel():
-        from lhotse.augmentation.torchaudio import get_or_create_resampler
-
-        wave = get_or_create_resampler(rate, wanted).to(wave.device)(wave.float()[None])[0].double()
+        wave = torch.from_numpy(resample(wave.cpu().numpy(), rate, wanted)).double().to(wave.device)
     return wave
 
 

@@ -34,7 +34,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     """
     kinds: dict[str, dict[int, dict[str, Any]]] = {"step": {}, "epoch": {}}
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         lines = []
     for line in lines:

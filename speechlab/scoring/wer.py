@@ -1,11 +1,16 @@
 """Character and word error rates by jiwer, with intervals, counts per utterance, alignments, and trn files for sclite.
 
 CER counts characters without spaces. So it is the same number for texts with and without spaces, and the same that
-sclite gives on the trn files, where each character is a word.
+sclite gives on the trn files, where each character is a word. MER, the mixed error rate of code-switching, counts each
+hanzi, and each word of what is written otherwise: 我用PYTHON写 has four units.
+
+Non-speech symbols that a corpus has kept (``<NOISE>``: speechlab/data/symbols.py) are left out of both texts: whether a
+cough was written down is no question of recognition, and figures stay comparable with those of others.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +20,14 @@ import jiwer
 from speechlab.scoring.bootstrap import interval
 from speechlab.scoring.layout import pad, width
 
-Unit = Literal["char", "word", "syllable"]
-METRIC = {"char": "CER", "word": "WER", "syllable": "SER"}
-PROTOCOL = {"char": "CER jiwer, no spaces", "word": "WER jiwer"}
+Unit = Literal["char", "word", "mixed", "syllable"]
+METRIC = {"char": "CER", "word": "WER", "mixed": "MER", "syllable": "SER"}
+PROTOCOL = {"char": "CER jiwer, no spaces", "word": "WER jiwer", "mixed": "MER jiwer, hanzi and words"}
+
+_SYMBOL = re.compile(r"<[^<>\s]+>")  # as speechlab/data/symbols.py writes those that are kept
+_HANZI = "〇\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_MIXED = re.compile(rf"[{_HANZI}]|[^\s{_HANZI}]+")
+_KANA = re.compile("[\u3040-\u30ff\u31f0-\u31ff]")
 
 # sclite reads these as markup. Reference and hypothesis are changed in the same way, so that no count changes.
 _TRN_MARKUP = str.maketrans("(){};@", "（）｛｝；＠")
@@ -78,9 +88,15 @@ class ErrorRate:
 
 
 def units(text: str, unit: Unit) -> list[str]:
-    """The units of ``text`` that are compared: its characters without spaces, or its words."""
+    """The units of ``text`` that are compared: characters without spaces, words, or hanzi and words (``mixed``).
+
+    Kept non-speech symbols are none.
+    """
     if unit == "syllable":
         raise ValueError("a text alone has no syllables: a reader is needed (speechlab/scoring/syllables.py)")
+    text = _SYMBOL.sub(" ", text)
+    if unit == "mixed":
+        return _MIXED.findall(text)
     return text.split() if unit == "word" else list("".join(text.split()))
 
 
@@ -100,6 +116,23 @@ def mostly_hanzi(texts: Iterable[str]) -> bool:
     return hanzi * 2 > total
 
 
+def code_switched(texts: Iterable[str], least: float = 0.1) -> bool:
+    """True if, of hanzi and words of other scripts (numbers are neither), each kind is at least a share of ``least``.
+
+    One in ten: an English word has four to five letters, so a third of the characters that CER counts are then letters,
+    and CER is no more about hanzi. Corpora of code-switching have more (a sixth and up), Chinese ones with a brand or
+    an OK here and there have less. Kana are no words, since nobody writes spaces between Japanese ones.
+    """
+    hanzi = words = 0
+    for text in texts:
+        for unit in units(text, "mixed"):
+            if is_hanzi(unit[0]):
+                hanzi += 1
+            else:
+                words += any(map(str.isalpha, unit)) and not _KANA.search(unit)
+    return min(hanzi, words) > 0 and min(hanzi, words) >= least * (hanzi + words)
+
+
 def error_rate(
     items: Sequence[Item],
     unit: Unit,
@@ -114,7 +147,7 @@ def error_rate(
 
     Args:
         items: the list.
-        unit: ``char`` for CER, ``word`` for WER, ``syllable`` for SER.
+        unit: ``char`` for CER, ``word`` for WER, ``mixed`` for MER, ``syllable`` for SER.
         resamples: bootstrap draws.
         seed: of the bootstrap.
         split: gives the units of an item's reference and hypothesis, without spaces in a unit; needed for syllables.

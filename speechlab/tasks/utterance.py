@@ -28,6 +28,7 @@ from speechlab.data.speech import CachedFeatures, DataConfig, EpochLoader, read_
 from speechlab.errors import UserError
 from speechlab.features import features
 from speechlab.features.contract import FeatureContract
+from speechlab.ranges import within
 from speechlab.scoring.metric import METRICS, Metric
 from speechlab.tasks.interface import Model, Task
 from speechlab.training.device import to_device
@@ -44,6 +45,9 @@ class DecodeConfig:
     """Section ``decode``."""
 
     max_duration: float = 120.0  # seconds of audio in a batch
+
+    def __post_init__(self) -> None:
+        within(self, "max_duration", above=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     path = Path(path)
     checksum = path.with_name(path.name + ".sha256")
     with atomic(path) as aside:
+        aside.touch()  # where that is not allowed, Python says why
         try:
             torch.save(state, aside)
         except RuntimeError as error:  # torch's writer does not say why it could not write

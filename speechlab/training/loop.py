@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from speechlab.errors import UserError
 from speechlab.files import write_json, write_text
 from speechlab.progress import wants_bar
+from speechlab.ranges import SEEDS, within
 from speechlab.training import checkpoint
 from speechlab.training.device import amp_dtype, give_back, shape_of, to_device
 from speechlab.training.distributed import Losses, World
@@ -56,9 +57,11 @@ class TrainConfig:
     wandb: bool = False  # send the metrics to Weights & Biases too
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "accum", "average", "log_steps", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        within(self, "epochs", "accum", "average", "log_steps", "keep", least=1)
+        within(self, "seed", least=0, below=SEEDS)
+        within(self, "ema", least=0, below=1)
+        within(self, "patience", "save_minutes", "histograms", least=0)
+        within(self, "threads", least=0, most=1024)
 
 
 class Stepped(NamedTuple):
@@ -275,9 +278,9 @@ class Trainer:
                   **({"phase": found.phase} if found.phase else {}),
                   "lr": learning_rate(self.step, self.epoch / self.config.epochs, self.optim)}
         self.history.append({**record, "samples": [list(s) for s in found.samples]})
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
-        log.info("epoch %d/%d: train loss %.4f; validation %s; %.0f s", self.epoch, self.config.epochs, self.train_loss,
-                 shown or "left out", self.seconds)
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+        log.info("epoch %d/%d: train loss %s; validation %s; %.0f s", self.epoch, self.config.epochs,
+                 shown(self.train_loss, 4), figures or "left out", self.seconds)
         if tracker:
             tracker.write("epoch", self.step, record)
             tracker.look_inside(self.epoch, self.step, self.model, found.images, found.captions)
@@ -363,7 +366,7 @@ class Trainer:
             metric = self.task.metric
             value = record.get(record_key(metric, record), math.nan)
             lines.append(f"\n## Epoch {record['epoch']}: {metric.name} {value:.{metric.decimals}f}, "
-                         f"training loss {record['train_loss']:.3f}\n\n| | |\n|---|---|\n")
+                         f"training loss {shown(record['train_loss'], 3)}\n\n| | |\n|---|---|\n")
             for name, ref, hyp in record["samples"]:
                 lines.append(f"| **{name}** | {ref} |\n| answer | {hyp or '*(nothing)*'} |\n")
         write_text(self.exp / "samples.md", "".join(lines))

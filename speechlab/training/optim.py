@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
+from speechlab.ranges import within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +38,10 @@ class OptimConfig:
     bias_scale: float = 1.0  # biases and norms learn at this multiple of the rate (64 in airbench, Jordan 2024)
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr = {self.lr:g} must be above 0")
-        if self.bias_scale <= 0:
-            raise ValueError(f"bias_scale = {self.bias_scale:g} must be above 0")
+        within(self, "lr", "bias_scale", above=0)
+        within(self, "weight_decay", "warmup", "clip", least=0)
+        within(self, "momentum", "betas", least=0, below=1)
+        within(self, "final", least=0, most=1)
         if len(self.betas) != 2:
             raise ValueError("betas must be two numbers")
 

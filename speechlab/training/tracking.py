@@ -115,7 +115,7 @@ class Tracker:
     def __init__(self, exp: Path, step: int = 0, tensorboard: bool = True, histograms: int = 1, wandb: bool = False):
         self.exp, self.path, self.every = exp, exp / "metrics.jsonl", histograms
         self.wandb = _wandb(exp) if wandb else None  # before anything is written, since it may raise an error
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8").split("\n") if self.path.exists() else []
         kept = [line for line in lines if (record := _record(line)) and record.get("step", 0) <= step]
         self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self.file = open(self.path, "a", encoding="utf-8")
@@ -275,16 +275,35 @@ def _record(line: str) -> dict[str, Any] | None:
         return None
 
 
+class _Log(logging.FileHandler):
+    """train.log: where it can't be written, the training ends with that error, instead of a traceback a line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = self.baseFilename
+        raise
+
+
 def start_log(exp: Path) -> logging.Logger:
     """Start the logger ``speechlab``. It writes lines with dates to train.log, and plain lines to stdout."""
     log = logging.getLogger("speechlab")
     log.setLevel(logging.INFO)
+    stop_log()
     log.handlers.clear()
     log.propagate = False
     out = logging.StreamHandler(sys.stdout)
     out.setFormatter(logging.Formatter("%(message)s"))
-    file = logging.FileHandler(exp / "train.log", encoding="utf-8")
+    file = _Log(exp / "train.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(out)
     log.addHandler(file)
     return log
+
+
+def stop_log() -> None:
+    """Close train.log: a notebook goes on after its training."""
+    log = logging.getLogger("speechlab")
+    for handler in [handler for handler in log.handlers if isinstance(handler, _Log)]:
+        log.removeHandler(handler)
+        handler.close()

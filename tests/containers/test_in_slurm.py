@@ -195,6 +195,16 @@ def test_statuses_and_refusals(slurm, tmp_path):
     assert queue(slurm) == []
 
 
+@pytest.mark.parametrize("procs", [1, 2])
+def test_sbatch_that_hands_on_no_environment(slurm, tmp_path, procs):
+    """SBATCH_EXPORT=NONE: the job's own script says what matters, and srun hands it on."""
+    code = ("import os; print('has', os.environ['SPEECHLAB_X'], os.environ.get('WORLD_SIZE'), "
+            "os.environ.get('MASTER_ADDR'))")
+    status, out = run(slurm, CMD, "--procs", str(procs), "--", sys.executable, "-c", code, cwd=tmp_path,
+                      SBATCH_EXPORT="NONE", SPEECHLAB_X="x")
+    assert status == 0 and out.count("has x 2 127.0.0.1" if procs == 2 else "has x None None") == procs, out
+
+
 def test_killed_for_memory(slurm, tmp_path):
     code = "import time; held = [bytearray(1 << 20) for _ in range(600)]; time.sleep(30)"
     status, out = run(slurm, CMD, "--slurm", "mem=200M", "--", sys.executable, "-c", code, cwd=tmp_path)

@@ -2,7 +2,8 @@
 
 In ``slurm/``: ``sbatch``, ``scancel`` and ``scontrol`` (what they were called with), ``state`` (``JobState=...
 Reason=...`` for scontrol to say; otherwise it is seen from the process), ``silent`` (there: the controller does not
-answer), ``refuse`` (what sbatch says instead of taking a job), ``pending`` (there: sbatch starts nothing).
+answer), ``refuse`` (what sbatch says instead of taking a job), ``pending`` (there: sbatch starts nothing), ``banner``
+(what sbatch says instead of a bare 7), ``queue`` (what squeue says).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from signals_helper import heard
 from test_cmd import CMD, Lab
 
 DOWN = "error: Unable to contact slurm controller (connect failure)"
@@ -29,8 +31,13 @@ while case $1 in --*) true ;; *) false ;; esac; do
     esac
     shift
 done
-echo 7
+if [ -f "$S/banner" ]; then cat "$S/banner"; else echo 7; fi
 [ ! -f "$S/pending" ] || exit 0
+# --export=NONE: what the job's script finds is Slurm's and a login's alone
+if [ "${SBATCH_EXPORT:-ALL}" = NONE ]; then
+    for name in $(compgen -e); do unset "$name"; done
+    export SLURM_EXPORT_ENV=NONE PATH=/usr/bin:/bin
+fi
 export SLURM_JOB_ID=7 SLURM_JOB_NODELIST=n1 SLURM_NTASKS=$procs SLURM_JOB_NUM_NODES=1
 if [ -n "$array" ]; then
     for n in $(seq "$array"); do
@@ -67,6 +74,9 @@ esac
 '''
 SRUN = r'''
 echo "$*" >>"$S/srun"
+if [ "${SLURM_EXPORT_ENV:-ALL}" != ALL ]; then
+    for name in $(compgen -e); do case $name in PATH | SLURM_*) ;; *) unset "$name" ;; esac; done
+fi
 while case $1 in --*) true ;; *) false ;; esac; do shift; done
 trap 'kill -USR1 $pids' USR1
 for n in $(seq 0 $((SLURM_NTASKS - 1))); do SLURM_PROCID=$n SLURM_LOCALID=$n "$@" & pids="${pids:-} $!"; done
@@ -93,7 +103,7 @@ class Cluster(Lab):
             if shutil.which(name) and not (self.bin / name).exists():
                 (self.bin / name).symlink_to(shutil.which(name))
         for name, body in (("sbatch", SBATCH), ("scontrol", SCONTROL), ("scancel", SCANCEL), ("srun", SRUN),
-                           ("squeue", "exit 0")):
+                           ("squeue", 'cat "$S/queue" 2>/dev/null; exit 0')):
             self.program(name, f"S='{self.slurm}' DOWN='{DOWN}'\n{body}")
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen:
@@ -101,7 +111,7 @@ class Cluster(Lab):
         kept |= {"PATH": str(self.bin), "HOSTNAME": "here", "SPEECHLAB_NESTED": "1", "SPEECHLAB_SLURM_POLL": "0.1"}
         return subprocess.Popen(["bash", self.cmd, "--backend", "slurm", *arguments], cwd=self.recipe,
                                 env={**kept, **env}, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, start_new_session=True)
+                                stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heard)
 
     def say(self, name: str, text: str = "") -> None:
         """Write one of the files by which a test tells the programs what to do."""

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from signals_helper import heard
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
@@ -82,7 +83,7 @@ exec "$@"
 
 HEAD = """#!/usr/bin/env bash
 # A made-up recipe: it shows the rules.
-source "$(dirname "$(readlink -f "$0")")/../../tools/recipe.sh"
+source "$(dirname "$(readlink -f "$0" 2> /dev/null || echo "$0")")/../../tools/recipe.sh"
 option corpus mini "mini | other"
 option_path config conf/a.yaml "what to train"
 option_path data_dir "" "a folder of the user's"
@@ -141,7 +142,8 @@ class Recipe:
 
     def start(self, *arguments: str, cwd: Path | None = None, script: str = "./run.sh", **env: str) -> subprocess.Popen:
         return subprocess.Popen([script, *arguments], cwd=cwd or self.folder, env={**self.env, **env}, encoding="utf-8",
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                                preexec_fn=heard)
 
     def run(self, *arguments: str, status: int = 0, **more) -> subprocess.CompletedProcess:
         process = self.start(*arguments, **more)
@@ -172,3 +174,15 @@ class Recipe:
 def recipe(tmp_path: Path) -> Recipe:
     """A recipe under a path with a space and hanzi, as all its tests may as well have."""
     return Recipe(tmp_path / "a 语音 house")
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie has)."""
+    for _ in range(500):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False

@@ -56,10 +56,32 @@ def test_again_there_is_nothing_to_do(trained):
     assert {p: p.stat().st_mtime_ns for p in exp.rglob("*.pt")} == before
 
 
-def test_other_views_do_not_train_anew(trained):
+def test_other_views_are_looked_at_without_training_anew(trained):
+    """What a changed section decode says is what is answered and scored; a method that is no more has no row."""
     lab, exp, _ = trained
-    status, output = lab.run(TASK, *OPTIONS, "--set", "decode.tta=flip", "--dry_run")
-    assert status == 0 and "decode.tta=flip" in output, output
+
+    def rows(*words):
+        status, output = lab.run(TASK, *OPTIONS, *words)
+        assert status == 0 and "speechlab.train" not in output, output
+        found = {row["method"]: row["value"] for row in json.loads((exp / "results.json").read_text())
+                 if row["metric"] == "error"}
+        assert all((f" {method} " in (exp / "results.txt").read_text()) == (method in found)
+                   for method in ("plain", "tta"))
+        said = json.loads((exp / "decode" / "methods.json").read_text())
+        assert set(said) == set(found) == {p.parent.name for p in (exp / "decode").glob("*/test")}
+        answers = exp / "decode" / "tta" / "test" / "pred.jsonl"
+        return found, said, answers.read_text() if answers.exists() else ""
+
+    before, was, old = rows()
+    flipped, said, new = rows("--set", "decode.tta=flip")
+    assert said["tta"] == {"tta": "flip"} and flipped["plain"] == before["plain"] and new != old
+    found, said, _ = rows("--set", "decode.tta=none")
+    assert found == {"plain": before["plain"]} and list(said) == ["plain"]
+    assert rows() == (before, was, old)
+
+
+def test_another_network_is_another_experiment(trained):
+    lab, _, _ = trained
     status, output = lab.run(TASK, *OPTIONS, "--set", "model.dropout=0.5")
     assert status != 0 and "--tag" in output and "Traceback" not in output, output
 

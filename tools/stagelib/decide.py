@@ -54,7 +54,9 @@ def decide(stage: Stage, plan: Plan, config: dict | None, record: dict | None) -
     absent = [path for path in stage.outputs if not os.path.exists(path)]
     reasons, keys = [], {}
     if record and "inputs" in record:
-        reasons, keys = state.changes(record, state.signature(stage, plan, config), state.defaults(stage, config))
+        now = state.signature(stage, plan, config)
+        reasons, keys = state.changes(record, now, state.defaults(stage, config))
+        reasons += state.gone(stage, plan, record, now)
     entered = f"entered by --stage {plan.values['stage']}" if plan.values["stage"] else ""
     if stage.train:
         return _decide_training(stage, plan, entered, record, absent, reasons, keys)
@@ -117,13 +119,14 @@ def _unfinished(record: dict | None, absent: list[str], plan: Plan) -> str:
 
 
 def full_command(stage: Stage, plan: Plan, python: str) -> list[str]:
-    """The command that really runs: cmd.sh with the stage's command, the chosen Python, torchrun and --set."""
+    """The command that really runs: cmd.sh with the stage's command, the chosen Python and --set. A command that is
+    marked --ddp starts its own processes on several GPUs (speechlab/training/distributed.py): torchrun would turn the
+    status "saved, start me again" (85) into 1."""
     ngpu = int(plan.values["ngpu"]) if stage.gpu else 0
     slurm = os.environ.get("SPEECHLAB_BACKEND") == "slurm"
     command = list(stage.command)
     if command[0] == "python":
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ngpu}"]
-        command = [python, *(launcher if stage.ddp and ngpu > 1 and not slurm else []), *command[1:]]
+        command = [python, *command[1:]]
     elif command[0].endswith(".sh"):
         command = ["bash", "-euo", "pipefail", *command]  # as `set -euo pipefail`, even if the script does not say it
     if stage.conf:
@@ -136,8 +139,8 @@ def backend(stage: Stage, plan: Plan, ngpu: int, slurm: bool) -> list[str]:
     """cmd.sh's options that say where the stage runs.
 
     With Slurm, stages that are marked --gpu become a job, and those marked --array become an array of --nj tasks. Other
-    stages are short or need the network: they run here. Slurm itself starts the processes that share a training, not
-    torchrun: torchrun would turn the status "saved, start me again" (85) into 1, and Slurm's signal would kill it.
+    stages are short or need the network: they run here. Slurm itself starts the processes that share a training, on all
+    nodes in the same way.
     """
     nodes = os.environ.get("SPEECHLAB_NODES", "1") if stage.ddp else "1"
     more = ["--nodes", nodes] if nodes != "1" else []
@@ -282,6 +285,9 @@ def _mention_gpu(plan: Plan, selected: list[Stage]) -> None:
 def execute(stage: Stage, plan: Plan, config: dict | None, decision: Decision, child: process.Child, lock: Lock) -> int:
     """Run one stage. Returns 0, or the status to exit with; then the reason was shown."""
     python = interpreter.choose(plan)
+    if plan.remark:
+        say(plan.remark)
+        plan.remark = ""
     if decision.why != FIRST:
         say(f"{stage.name}: {decision.why}")
     say(f"{stage.name}: {stage.title}")
@@ -345,6 +351,8 @@ def conclude(stage: Stage, plan: Plan, now: dict, why: str, status: int, signal:
 def dry_run(plan: Plan, selected: list[Stage], config: dict | None) -> int:
     """Show each stage's state and exact command. What an earlier stage would make again counts as changed."""
     python = interpreter.choose(plan, setup=False)
+    if plan.remark:
+        say("# " + plan.remark)
     env = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment(selected[0], plan, python).items()
                    if name in ("PYTHONPATH", "SPEECHLAB_PYTHON"))
     say(f"# in {plan.values['recipe']}, with {env}")

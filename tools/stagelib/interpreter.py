@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,26 +44,58 @@ def engine() -> str:
     return name if wanted and (not inside or os.environ.get("SPEECHLAB_NESTED")) else ""
 
 
-def finds_packages(python: str) -> bool:
-    """True if ``python`` would find the packages. Its folders are looked at first; if they don't tell, it is asked. No
-    package is imported."""
+def pins(repo: str) -> dict[str, str]:
+    """{package: version} of those of NEEDED that setup.py pins (the tests ran with these). What can't be read is left
+    out."""
+    try:
+        with open(os.path.join(repo, "setup.py"), encoding="utf-8") as file:
+            found = re.findall(r'^ *"([a-z]+)==([0-9][^"; ]*)"', file.read(), re.M)
+    except OSError:
+        return {}
+    return {name: version for name, version in found if name in NEEDED}
+
+
+def versions(python: str) -> dict[str, str] | None:
+    """{package: version} of the packages that ``python`` would find ("?": unknown version); None if it lacks one.
+
+    The names of its folders are looked at first; if they don't tell, it is asked. No package is imported: torch alone
+    takes seconds.
+    """
     if not os.access(python, os.X_OK):
-        return False
+        return None
     prefix = os.path.dirname(os.path.dirname(python))
     for folder in glob.glob(os.path.join(glob.escape(prefix), "lib", "python3*", "site-packages")):
         if all(os.path.isdir(os.path.join(folder, name)) for name in NEEDED[1:]):
-            return True
-    code = f"import sys, importlib.util as u; sys.exit(not all(u.find_spec(name) for name in {NEEDED}))"
+            return {name: _version(folder, name) for name in NEEDED[1:]}
+    code = f"""import sys, importlib.util as u, importlib.metadata as m
+if not all(u.find_spec(name) for name in {NEEDED}): sys.exit(1)
+for name in {NEEDED[1:]}:
+    try: print(name, m.version(name))
+    except m.PackageNotFoundError: print(name, "?")"""
     try:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.run([python, "-c", code], **quiet).returncode == 0
+        done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
     except OSError:
-        return False
+        return None
+    return dict(line.split() for line in done.stdout.splitlines()) if done.returncode == 0 else None
+
+
+def _version(folder: str, name: str) -> str:
+    """Of an installed package, by its folder of metadata: torch-2.11.0+cpu.dist-info."""
+    for kind in ("dist-info", "egg-info"):
+        for path in glob.glob(os.path.join(glob.escape(folder), f"{name}-[0-9]*.{kind}")):
+            return os.path.basename(path)[len(name) + 1:-len(kind) - 1].split("-")[0]
+    return "?"
+
+
+def misfits(found: dict[str, str], wanted: dict[str, str]) -> list[str]:
+    """The packages of another version than is asked for; a build (+cpu, +cu130) makes no difference."""
+    return [name for name, version in wanted.items() if name in found and found[name].split("+")[0] != version]
 
 
 def choose(plan: Plan, setup: bool = True) -> str:
     """The Python for the stages. It is the first of these: SPEECHLAB_PYTHON; the active one, if it has the packages;
-    .venv; a new .venv, which is installed now.
+    .venv; a new .venv, which is installed now. But a Python whose packages have the versions of setup.py goes before
+    one that has others. If one with others is taken, ``plan.remark`` says so.
 
     With ``setup=False`` (--dry_run) nothing is installed; the answer may be "python", for one that is not there yet.
     """
@@ -84,13 +117,19 @@ def _choose(plan: Plan, setup: bool) -> str:
               if os.environ.get(name)]
     repo = plan.values["repo"]
     own = os.path.join(repo, ".venv", "bin", "python")
-    for python in [*active, shutil.which("python3"), shutil.which("python")]:
-        if python and python != own and finds_packages(python):
-            return python
+    wanted, others = pins(repo), {}
     # A setup that was interrupted leaves .incomplete. Then setup.sh must go on with it.
     whole = not os.path.exists(os.path.join(repo, ".venv", ".incomplete"))
-    if whole and finds_packages(own):
-        return own
+    for python in [*active, shutil.which("python3"), shutil.which("python"), *([own] if whole else [])]:
+        found = versions(python) if python and python not in others and (python != own or whole) else None
+        if found and not misfits(found, wanted):
+            plan.remark = _remark(others, wanted, python)
+            return python
+        if found:
+            others[python] = found
+    if others:
+        plan.remark = _remark(others, wanted, "")
+        return next(iter(others))
     if not setup:
         return "python"
     lacking = f"no Python here has {' and '.join(NEEDED[1:])}"
@@ -106,9 +145,21 @@ def _choose(plan: Plan, setup: bool) -> str:
     status = subprocess.run([script], stdin=subprocess.DEVNULL).returncode
     if status:
         raise Stop(f"tools/setup.sh failed with status {status}: mend what it says above, then run this again", status)
-    if not finds_packages(own):
+    if not versions(own):
         raise Stop(f"tools/setup.sh ended, but {own} still lacks {' or '.join(NEEDED[1:])}")
     return own
+
+
+def _remark(others: dict[str, dict[str, str]], wanted: dict[str, str], taken: str) -> str:
+    """A line about the first Python that has other versions than ``wanted``; ``taken`` instead, or "" if it is used."""
+    for python, found in others.items():
+        names = misfits(found, wanted)
+        has = " and ".join(f"{name} {found[name].replace('?', 'of an unknown version')}" for name in names)
+        line = f"note: {python} has {has}, and setup.py asks for {' and '.join(wanted[name] for name in names)}"
+        if taken:
+            return f"{line}: {taken} is used (SPEECHLAB_PYTHON names another)"
+        return f"{line}: it is used all the same (tools/setup.sh makes .venv with these)"
+    return ""
 
 
 def resolved_config(plan: Plan) -> dict | None:

@@ -103,6 +103,7 @@ class Plan:
         self.sets: list[str] = []
         self.stages: list[Stage] = []
         self.python = ""  # "" until it is chosen
+        self.remark = ""  # what to say about it, once; "": nothing
         position, options = 0, self.common
         while position < len(words):
             kind, count = words[position], int(words[position + 1])

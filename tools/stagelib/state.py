@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -240,6 +241,19 @@ def changes(record: dict, now: dict, defaults: dict[str, object] | None = None) 
                 old.update(size=new["size"], mtime_ns=new["mtime_ns"])
                 record["touched"] = True
     return reasons, keys
+
+
+def gone(stage: Stage, plan: Plan, record: dict, now: dict) -> list[str]:
+    """``NAME is gone`` for files of an input with ``*`` that the record knows, where others of that input are there: a
+    method that nobody decodes by any more must not stand in the results. An input that is gone as a whole (a corpus,
+    to save space) is no change."""
+    found = []
+    for path in stage.inputs:
+        if "*" in path and matches(path):
+            pattern = "[^/]*".join(re.escape(part) for part in portable(path, plan).split("*"))
+            found += [f"{name} is gone" for name in record["inputs"]
+                      if name not in now["inputs"] and re.fullmatch(pattern, name)]
+    return found
 
 
 def key_reasons(keys: dict[str, tuple]) -> list[str]:

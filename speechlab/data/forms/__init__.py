@@ -4,7 +4,8 @@ A corpus names its form (``FORM = "speech"``, which is also the default). A form
 
 * ``CARRIES``: what items carry where the corpus does not say it, e.g. ``("text",)``;
 * ``finish(made, out, corpus)``: checks ``made`` (what ``prepare()`` returned), writes it into the folder ``out``, and
-  prints a small table. On any error it writes nothing. ``corpus`` is a :class:`Corpus`.
+  prints a small table. On any error it writes nothing. ``corpus`` is a :class:`Corpus`;
+* ``OPTIONS``, if it has any: the names and defaults of the options that all corpora of the form take (``--option``).
 
 Forms are found by name: a new one is a new module here, or ``local.NAME`` in a recipe's ``local/``.
 """
@@ -15,7 +16,9 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from speechlab.errors import UserError
 
@@ -28,6 +31,7 @@ class Corpus:
     carries: tuple[str, ...]  # what each item carries: text, label, speaker, clean, or a recipe's own word
     shared_speakers: bool = False  # a speaker may be in several splits
     nj: int = 1  # how many files to read at once
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # those of the form's OPTIONS that were given
 
 
 def names() -> list[str]:

@@ -1,8 +1,8 @@
 """The form ``speech``: lhotse cuts by split become manifests, after the checks that all corpora share.
 
-The steps are: normalise text; decode every file once, and list and leave out what can't be used; check that no speaker
-is in two splits; write ``{split}.jsonl.gz``, ``bad_audio.tsv`` and ``summary.json``. The same input gives the same
-bytes.
+The steps are: normalise text, and leave out or keep its non-speech symbols (``OPTIONS``); decode every file once, and
+list and leave out what can't be used; check that no speaker is in two splits; write ``{split}.jsonl.gz``,
+``bad_audio.tsv`` and ``summary.json``. The same input gives the same bytes.
 
 Only what items carry is checked: the ``text`` and ``speaker`` of the supervision; in ``supervision.custom``, a
 ``label``, the path of a ``clean`` partner, or a recipe's own word. Silence is a fault; but if items carry labels, it
@@ -23,16 +23,21 @@ from speechlab.corpora.cuts import threaded
 from speechlab.data.check import check_audio, check_partner
 from speechlab.data.forms import Corpus
 from speechlab.data.manifests import carried, write_splits
+from speechlab.data.symbols import Symbols
 from speechlab.data.text import normalise
 from speechlab.errors import UserError
-from speechlab.files import write_json, write_text
+from speechlab.files import shown, write_json, write_text
 from speechlab.progress import progress
 
 if TYPE_CHECKING:
     from lhotse import CutSet, MonoCut
 
 CARRIES = ("text",)
+# symbols: leave_out or keep, for non-speech symbols such as <NOISE>. nlsyms: a file that names further ones. Both are
+# described in speechlab/data/symbols.py.
+OPTIONS = {"symbols": "leave_out", "nlsyms": ""}
 SAMPLE_RATE = 16000  # Hz, of the sound in recipes; sound of other rates is resampled when features are computed
+WORDLESS = "text: nothing but non-speech symbols"  # the reason for such an utterance; it is no fault of the corpus
 LONG = 60.0  # seconds; a longer utterance is usually a mistake, and may not fit into memory
 
 
@@ -52,22 +57,28 @@ def finish(made: Mapping[str, CutSet], out: Path, corpus: Corpus) -> dict[str, d
                         f"{type(made).__name__}: if its data is not speech, its module must name a FORM")
     order = sorted(made, key=lambda split: (split != "train", split))
     cuts = {split: sorted(made[split], key=lambda cut: cut.id) for split in order}
+    options = {**OPTIONS, **corpus.options}
+    symbols = Symbols.read(options["symbols"], options["nlsyms"])
     _check_splits(cuts)
     if not corpus.shared_speakers:
         _check_speakers(cuts)
-    changed = {split: sum(map(_normalise_text, some)) for split, some in cuts.items()}
-    bad = _find_bad(cuts, corpus)
+    counted = {split: _count_symbols(some, symbols) for split, some in cuts.items()}
+    changed = {split: sum(_normalise_text(cut, symbols) for cut in some) for split, some in cuts.items()}
+    bad = _find_bad(cuts, corpus, symbols)
     _write_bad(out, cuts, bad)
     good = {split: [cut for cut in some if cut.id not in bad] for split, some in cuts.items()}
     summary = {split: _summary(good[split], len(cuts[split]), changed[split]) for split in good}
     if "label" in corpus.carries:
         _count_classes(summary, good)
+    if any(counted.values()):  # corpora without any have no such key
+        for split, row in summary.items():
+            row["symbols"] = dict(sorted(counted[split].items()))
     stale = _earlier_splits(out) - set(good)
     write_json(out / "summary.json", summary)
     write_splits(out, good)
     for split in stale:
         (out / f"{split}.jsonl.gz").unlink(missing_ok=True)
-    _show(summary)
+    _show(summary, symbols.keep)
     return summary
 
 
@@ -105,12 +116,29 @@ def _check_speakers(cuts: dict[str, list[MonoCut]]) -> None:
         raise UserError(f"{first}{more}: each speaker belongs in one split, or a test is not on unseen voices")
 
 
-def _normalise_text(cut: MonoCut) -> bool:
+def _count_symbols(cuts: list[MonoCut], symbols: Symbols) -> Counter[str]:
+    """Count each non-speech symbol in the transcripts, and print a note about words that look like one."""
+    found: Counter[str] = Counter()
+    strange: Counter[str] = Counter()
+    for cut in cuts:
+        text = cut.supervisions[0].text
+        found.update(symbols.count(text))
+        strange.update(symbols.unlisted(text))
+    if strange:
+        (first, count), *others = strange.most_common()
+        more = f" and {len(others)} others" if others else ""
+        print(f"note: {first} ({count} times){more} in transcripts are read as words: if they are no speech, list "
+              "them in a file, a symbol per line, and give it (run.sh --nlsyms FILE, or --option nlsyms=FILE)",
+              file=sys.stderr)
+    return found
+
+
+def _normalise_text(cut: MonoCut, symbols: Symbols) -> bool:
     """Normalise the text in place. If this changes it, keep the original as ``raw_text`` and return True."""
     supervision = cut.supervisions[0]
     if supervision.text is None:
         return False
-    raw, supervision.text = supervision.text, normalise(supervision.text, supervision.language)
+    raw, supervision.text = supervision.text, normalise(supervision.text, supervision.language, symbols)
     if raw != supervision.text:
         supervision.custom = {**(supervision.custom or {}), "raw_text": raw}
     return raw != supervision.text
@@ -119,13 +147,13 @@ def _normalise_text(cut: MonoCut) -> bool:
 # --- what can't be used
 
 
-def _find_bad(cuts: dict[str, list[MonoCut]], corpus: Corpus) -> dict[str, str]:
+def _find_bad(cuts: dict[str, list[MonoCut]], corpus: Corpus, symbols: Symbols) -> dict[str, str]:
     """{id: reason} of each utterance that can't be used."""
     bad = _find_bad_audio(cuts, corpus)
     for some in cuts.values():
         for cut in some:
             for what in corpus.carries:
-                if reason := _lacks(cut, what):
+                if reason := _lacks(cut, what, symbols):
                     bad.setdefault(cut.id, reason)
                     break
     if "clean" in corpus.carries:
@@ -139,7 +167,7 @@ def _find_bad_audio(cuts: dict[str, list[MonoCut]], corpus: Corpus) -> dict[str,
     for some in cuts.values():
         for cut in some:
             files[cut.recording.sources[0].source].append(cut)
-    jobs = [(path, [(cut.start, cut.duration) for cut in some]) for path, some in files.items()]
+    jobs = [(path, [(cut.start, cut.duration, _channels(cut)) for cut in some]) for path, some in files.items()]
     silence = "label" in corpus.carries
     checked = threaded(lambda job: check_audio(*job, silence=silence), jobs, corpus.nj)
     bad: dict[str, str] = {}
@@ -148,11 +176,21 @@ def _find_bad_audio(cuts: dict[str, list[MonoCut]], corpus: Corpus) -> dict[str,
     return bad
 
 
-def _lacks(cut: MonoCut, what: str) -> str | None:
+def _channels(cut: MonoCut) -> list[int]:
+    """The places in the file of the channels that are heard."""
+    heard = cut.channel if isinstance(cut.channel, list) else [cut.channel]
+    there = cut.recording.channel_ids
+    return [there.index(channel) if channel in there else channel for channel in heard]
+
+
+def _lacks(cut: MonoCut, what: str, symbols: Symbols) -> str | None:
     """Why ``cut`` does not carry ``what``, or None if it does."""
     found = carried(cut, what)
     if found is None or found == "":
         if what == "text" and found == "":
+            raw = (cut.supervisions[0].custom or {}).get("raw_text")
+            if symbols.count(raw):
+                return WORDLESS
             return "text: nothing is left of the transcript after normalisation"
         return f"{what}: none is given"
     return None
@@ -176,7 +214,7 @@ def _find_bad_partners(cuts: dict[str, list[MonoCut]], nj: int, bad: dict[str, s
 def _write_bad(out: Path, cuts: dict[str, list[MonoCut]], bad: dict[str, str]) -> None:
     """Write bad_audio.tsv. It is written even if the stage then fails because too many utterances are bad."""
     path = out / "bad_audio.tsv"
-    rows = [(cut.recording.sources[0].source, bad[cut.id], split, cut.id)
+    rows = [(shown(cut.recording.sources[0].source), bad[cut.id], split, cut.id)
             for split, some in cuts.items() for cut in some if cut.id in bad]
     write_text(path, "\n".join("\t".join(row) for row in [("path", "reason", "split", "id"), *rows]) + "\n")
     for split, some in cuts.items():
@@ -184,7 +222,8 @@ def _write_bad(out: Path, cuts: dict[str, list[MonoCut]], bad: dict[str, str]) -
         if not here:
             continue
         what = f"{len(here)} of {len(some)} utterances of {split} can't be used (first: {here[0][0]}: {here[0][1]})"
-        if len(here) == len(some) or len(here) > max(5, 0.01 * len(some)):
+        mistakes = [row for row in here if row[1] != WORDLESS]
+        if len(here) == len(some) or len(mistakes) > max(5, 0.01 * len(some)):
             raise UserError(f"{what}: mend or remove those that {path} lists, and run again")
         print(f"warning: {what}: left out, see {path}", file=sys.stderr)
 
@@ -198,7 +237,7 @@ def _summary(cuts: list[MonoCut], before: int, changed: int) -> dict[str, Any]:
         "seconds": round(sum(cut.duration for cut in cuts), 3),
         "speakers": len({cut.supervisions[0].speaker for cut in cuts} - {None}),
         "resampled": sum(cut.sampling_rate != SAMPLE_RATE for cut in cuts),
-        "mixed_down": sum(cut.recording.num_channels > 1 for cut in cuts),
+        "mixed_down": sum(len(_channels(cut)) > 1 for cut in cuts),
         "left_out": before - len(cuts),
         "normalised": changed,
         "long": [cut.id for cut in cuts if cut.duration > LONG],
@@ -242,12 +281,19 @@ _CLASS_COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
     ("least per class", 17, lambda row: str(row["least_per_class"])),
     ("most per class", 16, lambda row: str(row["most_per_class"])),
 )
+_SYMBOL_COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
+    ("symbols", 9, lambda row: str(sum(row["symbols"].values()))),
+)
 
 
-def _show(summary: dict[str, dict]) -> None:
-    """Print a small table, and a note about utterances that are too long."""
+def _show(summary: dict[str, dict], kept: bool = False) -> None:
+    """Print a small table, the symbols that were left out or ``kept``, and a note about utterances that are too
+    long."""
     for line in _table(summary):
         print(line)
+    if symbols := sum((Counter(row.get("symbols")) for row in summary.values()), Counter()):
+        print(f"symbols {'kept as tokens' if kept else 'left out (run.sh --symbols keep: kept as tokens)'}: "
+              + ", ".join(f"{symbol} {count}" for symbol, count in symbols.most_common()))
     for split, row in summary.items():
         if row["long"]:
             print(f"warning: {split} has {len(row['long'])} utterances of more than {LONG:.0f} s (first: "
@@ -255,7 +301,8 @@ def _show(summary: dict[str, dict]) -> None:
 
 
 def _table(summary: dict[str, dict]) -> Iterator[str]:
-    columns = _COLUMNS + (_CLASS_COLUMNS if "classes" in summary["train"] else ())
+    columns = (_COLUMNS + (_CLASS_COLUMNS if "classes" in summary["train"] else ())
+               + (_SYMBOL_COLUMNS if "symbols" in summary["train"] else ()))
     yield f"{'split':<14}" + "".join(f"{heading:>{width}}" for heading, width, _ in columns)
     for split, row in summary.items():
         yield f"{split:<14}" + "".join(f"{value(row):>{width}}" for _, width, value in columns)

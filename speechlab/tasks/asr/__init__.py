@@ -26,11 +26,11 @@ class Asr(Task):
 
     about = "speech to text"
     Config = Config
-    metrics = tuple(METRICS[name] for name in ("wer", "cer", "ser", "rtf"))
+    metrics = tuple(METRICS[name] for name in ("mer", "wer", "cer", "ser", "rtf"))
 
     def arguments(self, parser: argparse.ArgumentParser, command: str) -> None:
         if command == "decode":
-            parser.add_argument("--lm", type=Path, help="the folder of an n-gram language model (lm.arpa)")
+            parser.add_argument("--lm", type=Path, help="the folder of an n-gram language model, or its lm.arpa")
             parser.add_argument("--neural_lm", type=Path, help="the experiment of a language model as a network")
         elif command == "score":
             from speechlab.tasks.asr.score import arguments

@@ -11,6 +11,7 @@ from speechlab.data.lm import LMConfig
 from speechlab.data.speech import DataConfig
 from speechlab.data.tokens import TokensConfig
 from speechlab.features.contract import FeatureContract
+from speechlab.ranges import within
 from speechlab.training.loop import TrainConfig
 from speechlab.training.optim import OptimConfig
 
@@ -29,12 +30,10 @@ class LossConfig:
     layer: int = 3  # the encoder block (from 1) that the second loss judges; the blocks above are told what it heard
 
     def __post_init__(self) -> None:
-        for name in ("ctc", "label_smoothing", "auxiliary"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name):g} must lie between 0 and 1")
-        if not self.guided >= 0 or not 0 < self.guided_width <= 10:
-            raise ValueError(f"guided = {self.guided:g}, guided_width = {self.guided_width:g}: a weight is 0 or more, "
-                             "a width more than 0")
+        within(self, "ctc", "label_smoothing", "auxiliary", least=0, most=1)
+        within(self, "layer", least=1)
+        within(self, "guided", least=0)
+        within(self, "guided_width", above=0, most=10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +47,11 @@ class DecoderConfig:
     # sinusoids: absolute positions, added to the encoder's frames and to the tokens: the attention over the frames
     # then knows where in the utterance a frame lies. none: it looks by content alone (as older models do).
     positions: Literal["none", "sinusoids"] = "none"
+
+    def __post_init__(self) -> None:
+        within(self, "layers", least=0)
+        within(self, "heads", "hidden", least=1)
+        within(self, "dropout", least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +67,11 @@ class DecodeConfig:
     length_bonus: float | None = None  # what every token adds to a hypothesis's score
 
     def __post_init__(self) -> None:
-        for name in ("beam", "ctc_beam", "nbest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        within(self, "beam", "ctc_beam", "nbest", least=1)
+        within(self, "max_duration", above=0)
+        within(self, "ctc_weight", least=0, most=1)
+        within(self, "lm_weight", least=0)
+        within(self, "length_bonus")
 
 
 @dataclasses.dataclass(frozen=True)

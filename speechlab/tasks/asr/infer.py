@@ -22,6 +22,7 @@ import argparse
 import collections
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ CONVERT = "libsndfile reads wav, flac, ogg, opus, mp3, aiff, au and others: conv
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``infer`` for this task."""
-    parser.add_argument("--lm", type=Path, help="the folder of an n-gram language model (lm.arpa)")
+    parser.add_argument("--lm", type=Path, help="the folder of an n-gram language model, or its lm.arpa")
     parser.add_argument("--neural_lm", type=Path, help="the experiment of a language model as a network (for rescore)")
     parser.add_argument("--chunk", type=float, default=CHUNK, metavar="S",
                         help="longest piece in seconds (20); shorter if the model was trained on short utterances only")
@@ -148,7 +149,7 @@ def counted(jobs: Iterator[Job], total: int) -> Iterator[Job]:
 
 def _seconds(file: Path) -> float:
     try:
-        return soundfile.info(str(file)).duration
+        return soundfile.info(os.fsencode(file)).duration
     except (soundfile.SoundFileError, OSError, TypeError):  # said when its turn comes
         return 0.0
 

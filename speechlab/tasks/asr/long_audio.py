@@ -16,14 +16,12 @@ A file without such silence and no longer than a chunk is one piece, and is reco
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
-import soxr
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -44,7 +42,6 @@ from speechlab.tasks.asr.search import Search
 BATCH = 80.0  # seconds of audio, padding included, that are computed together
 DOUBT = 0.25  # the decoder's number of tokens may differ from CTC's by this share of CTC's
 SAME = 0.3  # seconds by which two pieces may differ about the time of one token
-_KERNEL = 10**7  # numbers that torchaudio's resampler may keep for a pair of rates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +92,6 @@ class _Heard:
 
 def features(samples: np.ndarray, rate: int, contract: FeatureContract) -> Tensor:
     """(frames, bins) of samples (n,) at any rate, normalised: the numbers that decoding a manifest computes."""
-    common = math.gcd(rate, contract.sample_rate)
-    if (rate // common) * (contract.sample_rate // common) > _KERNEL:  # 44,101 Hz: a table of gigabytes
-        samples, rate = soxr.resample(samples, rate, contract.sample_rate), contract.sample_rate
     x = extract(samples, rate, contract)
     return normalise(x[None], torch.tensor([len(x)]))[0] if contract.normalise == "utterance" and len(x) else x
 

@@ -1,4 +1,5 @@
-"""Scores a recogniser: CER and SER of Chinese, WER and CER of other languages; the worst utterances to see and hear.
+"""Scores a recogniser: CER and SER of Chinese, WER and CER of other languages, MER of texts that mix both; the worst
+utterances to see and hear.
 
 It reads EXP/decode/<method>/<test_set>/hyp.jsonl (and time.json, for the speed). It writes ref.trn and hyp.trn (for
 sclite) and worst.txt into the same folder.
@@ -30,6 +31,7 @@ from speechlab.scoring.wer import (
     ErrorRate,
     Item,
     Unit,
+    code_switched,
     error_rate,
     mostly_hanzi,
     trn,
@@ -39,7 +41,7 @@ from speechlab.scoring.wer import (
 from speechlab.tasks.interface import Scored
 from speechlab.tasks.recordings import Recordings
 
-UNITS: dict[str, list[Unit]] = {"cer": ["char"], "wer": ["word"], "ser": ["syllable"]}
+UNITS: dict[str, list[Unit]] = {"cer": ["char"], "wer": ["word"], "mer": ["mixed"], "ser": ["syllable"]}
 # The units that auto chooses. The trn files are in the first one.
 _HANZI: list[Unit] = ["char", "syllable"]
 _OTHERS: list[Unit] = ["word", "char"]
@@ -51,7 +53,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``score`` for this task."""
     parser.add_argument("--metric", choices=["auto", *UNITS], default="auto",
                         help="auto: CER and SER (tonal syllables) when the references are mostly hanzi, else WER and "
-                             "CER (default: auto)")
+                             "CER; first MER (mixed: hanzi, and words of the rest) when at least a tenth of these is "
+                             "hanzi and a tenth words (default: auto)")
     parser.add_argument("--sclite", action="store_true", help="show NIST sclite's counts beside ours, write no results")
 
 
@@ -76,20 +79,23 @@ def score(exp: Path, args: argparse.Namespace) -> Scored:
 
 
 def units_of(metric: str, references: Iterable[str]) -> list[Unit]:
-    """The units for ``--metric``. For ``auto`` they depend on the script of the references.
+    """The units for ``--metric``. For ``auto`` they depend on the script or scripts of the references.
 
     Raises:
         UserError: ``ser`` without the package pypinyin. (``auto`` then leaves syllables out, and says so.)
     """
     readable = importlib.util.find_spec("pypinyin") is not None
-    if metric == "auto" and not mostly_hanzi(references):
-        return _OTHERS
-    if metric in ("auto", "ser") and not readable:
-        if metric == "ser":
-            raise UserError("SER needs pypinyin: pip install pypinyin")
+    if metric == "ser" and not readable:
+        raise UserError("SER needs pypinyin: pip install pypinyin")
+    if metric != "auto":
+        return UNITS[metric]
+    references = list(references)
+    both = code_switched(references)
+    if not mostly_hanzi(references):
+        return ["mixed", "char"] if both else _OTHERS  # between hanzi are no spaces: of both, WER means nothing
+    if not readable:
         print("warning: no SER (tonal syllables): it needs pypinyin", file=sys.stderr)
-        return ["char"]
-    return _HANZI if metric == "auto" else UNITS[metric]
+    return [*(["mixed"] if both else []), *(_HANZI if readable else ["char"])]
 
 
 def judge(unit: Unit, items: Sequence[Item]) -> tuple[Callable[[Item], tuple[list[str], list[str]]] | None, str]:
@@ -102,7 +108,8 @@ def judge(unit: Unit, items: Sequence[Item]) -> tuple[Callable[[Item], tuple[lis
 
 
 def score_folder(folder: Path, items: list[Item], units: list[Unit]) -> tuple[list[Row], list[str], ErrorRate]:
-    """Score decode/<method>/<test_set>/, and write its trn files and worst.txt (in the first of ``units``).
+    """Score decode/<method>/<test_set>/, and write its trn files and worst.txt (in the first of ``units``: words,
+    characters, or hanzi and words).
 
     Returns:
         One row per unit, and one for the speed if it is known; one line per unit with its substitutions, deletions and
@@ -188,6 +195,8 @@ def compare(a: Path, b: Path, args: argparse.Namespace) -> tuple[list[comparing.
     if args.sclite:
         raise UserError("--sclite takes one experiment", 2)
     answers_a, answers_b = all_answers(a), all_answers(b)
+    # As scoring A does it: a test set alone could be of one script.
+    asked = units_of(args.metric, (item.ref for items in answers_a.values() for item in items))
     rows: list[comparing.Comparison] = []
     refused: list[str] = []
     for left, right in pairs(answers_a, answers_b, args):
@@ -195,7 +204,7 @@ def compare(a: Path, b: Path, args: argparse.Namespace) -> tuple[list[comparing.
         if said := comparing.differences(items_a, items_b):
             refused.append(f"{left[0]} {left[1]}: not one list, not compared: {said}")
             continue
-        for unit in units_of(args.metric, (item.ref for item in items_a)):
+        for unit in asked:
             split, protocol = judge(unit, items_a)
             rows.append(comparing.compare(items_a, items_b, unit, left[0], (left[1], right[1]), protocol, split))
     return rows, refused
@@ -206,7 +215,7 @@ def beside_sclite(exp: Path, metric: str) -> str:
     if sclite.program() is None:
         raise UserError(sclite.INSTALL)
     if metric == "ser":
-        raise UserError("--sclite counts words or characters: sclite knows no syllables", 2)
+        raise UserError("--sclite counts words, characters, or both (mer): sclite knows no syllables", 2)
     places, answers = folders(exp), all_answers(exp)
     unit = units_of(metric, (item.ref for items in answers.values() for item in items))[0]
     rows: list[list[str]] = []

@@ -11,6 +11,7 @@ from speechlab.decoding.rescore import Tuned, rescore, tune
 from speechlab.errors import UserError
 from speechlab.models.asr import Encoded
 from speechlab.progress import progress
+from speechlab.scoring.wer import units
 from speechlab.tasks.asr.recogniser import NBest, Recogniser
 
 log = logging.getLogger("speechlab")
@@ -116,7 +117,7 @@ class Search:
         return self._dev
 
     def _units(self, text: str) -> list[str]:
-        return list(text.replace(" ", "")) if self.recogniser.judged_in_characters else text.split()
+        return units(text, "char" if self.recogniser.judged_in_characters else "word")
 
     def _read(self, tokens: list[int]) -> list[str]:
         return self._units(self.recogniser.tokenizer.decode(tokens))

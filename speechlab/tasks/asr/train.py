@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import jiwer
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lhotse import CutSet
 from torch import Tensor, nn
 
 from speechlab.config import to_dict
@@ -26,6 +29,7 @@ from speechlab.models.espnet import adapt
 from speechlab.models.layers import padding_mask
 from speechlab.scoring.metric import METRICS
 from speechlab.scoring.views import matrix, mosaic
+from speechlab.scoring.wer import units
 from speechlab.tasks.asr.config import Config, takes_between
 from speechlab.training.device import to_device
 from speechlab.training.interface import Evaluation, Loss
@@ -34,6 +38,8 @@ log = logging.getLogger("speechlab")
 SHOWN = 4  # validation utterances whose answers are shown in samples.md
 # Error rate in %. CTC first learns to answer blank everywhere. All characters are deleted then: the rate is near 100.
 ALL_BLANK = 97.0
+PROBES = [round(16 * 1.2**i) for i in range(36)]  # lengths that show how many frames an encoder makes; to 94 s
+NAMED = 5  # utterances that a warning names
 CAPTION = ("Where the decoder listens while it writes: a block of rows per utterance of samples.md, in the same order. "
            "Row: a character, from the first to the last. Column: time. Dark: it listens here. A decoder that has "
            "learnt to listen shows a line from the upper left to the lower right.")
@@ -43,10 +49,19 @@ DRAWN = 60  # the largest number of tokens in the picture of an alignment
 def collapse_loss(log_probs: Tensor, lengths: Tensor, y: Tensor, y_lens: Tensor) -> Loss:
     """CTC's negative log likelihood, summed over the batch, and the number of tokens.
 
-    An utterance with too few frames for its tokens has no path: it adds nothing to the sum, but its tokens count.
+    An utterance with too few frames for its tokens has no path: it adds nothing, and its tokens are not counted.
     """
     total = F.ctc_loss(log_probs.transpose(0, 1), y, lengths, y_lens, reduction="sum", zero_infinity=True)
-    return Loss(total, y_lens.sum().to(total))
+    return Loss(total, (y_lens * (frames_needed(y, y_lens) <= lengths)).sum().to(total))
+
+
+def frames_needed(y: Tensor, y_lens: Tensor) -> Tensor:
+    """(B, U) tokens, (B,) -> (B,) the frames without which CTC has no path: one for each token, and one more for the
+    blank between two equal ones."""
+    if y.shape[1] < 2:
+        return y_lens
+    repeats = (y[:, 1:] == y[:, :-1]) & padding_mask(y_lens - 1, y.shape[1] - 1)
+    return y_lens + repeats.sum(1)
 
 
 def shifted(y: Tensor, y_lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,6 +115,7 @@ class AsrTraining:
         self.model: nn.Module = build_model(config, self.tokenizer, self.auxiliary, parts)
         self.seed = config.train.seed if seed is None else seed
         cuts, reader = read_features(data, config.features, "dev", config.data.on_the_fly)
+        self.valid_cuts = cuts
         valid = SpeechDataset(CachedFeatures(reader), self.tokenizer, auxiliary=self.auxiliary)
         self.valid = EpochLoader(valid, cuts, config.data, train=False)
         self.shown = sorted(cut.id for cut in cuts)[:: max(1, len(cuts) // SHOWN)][:SHOWN]
@@ -110,9 +126,65 @@ class AsrTraining:
         config = self.config.data
         cuts, reader = read_features(self.data, self.config.features, "train", config.on_the_fly)
         kept = training_cuts(cuts, config, log.info if rank == 0 else None)
+        if rank == 0:
+            self._tell_pathless("training", kept)
+            self._tell_pathless("validation", self.valid_cuts)
         dataset = SpeechDataset(CachedFeatures(reader), self.tokenizer, config.augment, self.seed, self.auxiliary)
         return EpochLoader(dataset, kept, config, train=True, seed=self.seed, rank=rank, world_size=world_size,
                            accum=accum)
+
+    def _tell_pathless(self, which: str, cuts: CutSet) -> None:
+        """Say which utterances CTC has no path for, as they are without augmentation."""
+        short = self.pathless(cuts)
+        if short:
+            log.warning("%d of %d %s utterances have fewer encoder frames than CTC needs for their tokens (one each, "
+                        "and one more between two equal ones) and are counted out of its loss: %s%s; less subsampling "
+                        "(model.subsampling, model.halve_after) or larger units (tokens.kind: bpe) make them fit, or "
+                        "their transcripts are wrong", len(short), len(cuts), which, ", ".join(short[:NAMED]),
+                        ", ..." if len(short) > NAMED else "")
+
+    @torch.no_grad()
+    def pathless(self, cuts: CutSet) -> list[str]:
+        """The ids of the cuts that have too few encoder frames for their tokens, sorted.
+
+        How many frames an encoder makes of a length is seen by showing it silence of that length. More input never
+        makes fewer frames, so a few lengths settle it for nearly all utterances.
+        """
+        if self.model.head is None:
+            return []
+        contract = self.config.features
+        device = next(self.model.parameters()).device
+
+        @functools.cache
+        def frames(size: int) -> list[int]:
+            found = self.model.encode(torch.zeros(1, size, contract.dim, device=device),
+                                      torch.tensor([size], device=device))
+            return [int(n) for n in (found.lengths, found.low_lengths) if n is not None]
+
+        def needed(text: str, tokenizer: Tokenizer) -> int:
+            ids = torch.tensor([tokenizer.encode(text)], dtype=torch.long)
+            return int(frames_needed(ids, torch.tensor([ids.shape[1]])))
+
+        targets = [self.tokenizer, self.auxiliary] if self.auxiliary else [self.tokenizer]
+        training, short = self.model.training, []
+        self.model.eval()
+        with torch.random.fork_rng(devices=[]):  # whatever an encoder draws: the training's own numbers stay the same
+            for cut in cuts:
+                text = cut.supervisions[0].text
+                size = cut.num_frames if cut.has_features else contract.frames(
+                    round(cut.duration * contract.sample_rate))
+                for place, tokenizer in enumerate(targets):
+                    below = bisect.bisect(PROBES, size) - 1
+                    certain = frames(PROBES[below])[place] if below >= 0 else 0
+                    # Reading a text as phones is slow, and a character has no more than two.
+                    if place and certain > 4 * len(text):
+                        continue
+                    need = needed(text, tokenizer)
+                    if need > certain and need > frames(size)[place]:
+                        short.append(cut.id)
+                        break
+        self.model.train(training)
+        return sorted(short)
 
     def optimized(self) -> dict[str, list[nn.Parameter]]:
         return {"model": list(self.model.parameters())}
@@ -125,21 +197,25 @@ class AsrTraining:
         """The losses of ``model``, mixed as section ``loss`` says. Training and validation both use it."""
         config, y, y_lens = self.config.loss, batch["y"], batch["y_lens"]
         parts: list[tuple[float, Loss]] = []
+        judged = torch.zeros_like(y_lens, dtype=torch.bool)  # the utterances that a part of the loss counts
         if found.log_probs is not None:
             share = config.auxiliary if found.low is not None else 0.0
             parts.append((config.ctc * (1 - share), collapse_loss(found.log_probs, found.lengths, y, y_lens)))
+            judged |= frames_needed(y, y_lens) <= found.lengths
             if found.low is not None:
                 low = collapse_loss(found.low, found.low_lengths, batch["z"], batch["z_lens"])
                 parts.append((config.ctc * share, low))
+                judged |= frames_needed(batch["z"], batch["z_lens"]) <= found.low_lengths
         if model.decoder is not None:
             looks: list[Tensor] | None = [] if config.guided else None
             logits = model.decoder(found.memory, found.mask, shifted(y, y_lens)[0], looks)
             parts.append((1 - config.ctc, attention_loss(logits, y, y_lens, config.label_smoothing)))
+            judged[:] = True
             if looks:
                 later = looks[1:] or looks  # the first block has seen no more than a token or two
                 guided = guided_loss(later, found.lengths, y_lens + 1, config.guided_width)
                 parts.append(((1 - config.ctc) * config.guided, guided))
-        count = y_lens.sum().to(found.memory.dtype if found.memory.dtype == torch.float64 else torch.float32)
+        count = (y_lens * judged).sum().to(found.memory.dtype if found.memory.dtype == torch.float64 else torch.float32)
         total = sum(weight * part.total / part.count.clamp(min=1) for weight, part in parts) * count
         return Loss(total, count)
 
@@ -163,8 +239,8 @@ class AsrTraining:
                 hyps[name] = self.tokenizer.decode(hyp.tokens)
             if model.decoder is not None:
                 drawn |= self._alignments(model, found, batch)
-        refs = [" ".join(self.texts[n].replace(" ", "")) for n in hyps]
-        rate = jiwer.process_words(refs, [" ".join(h.replace(" ", "")) for h in hyps.values()])
+        refs = [" ".join(units(self.texts[n], "char")) for n in hyps]
+        rate = jiwer.process_words(refs, [" ".join(units(h, "char")) for h in hyps.values()])
         samples = [(n, self.texts[n], hyps[n]) for n in self.shown if n in hyps]
         phase = "all blank" if model.head is not None and 100 * rate.wer >= ALL_BLANK else ""
         pictures = {"attention": mosaic([drawn[name] for name in self.shown if name in drawn])} if drawn else {}

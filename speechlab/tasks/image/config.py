@@ -7,6 +7,7 @@ from typing import Literal
 
 from speechlab.config import Component
 from speechlab.data.image_augment import Augment
+from speechlab.ranges import within
 from speechlab.training.loop import TrainConfig
 from speechlab.training.optim import OptimConfig
 
@@ -25,9 +26,9 @@ class DataConfig:
     resident: bool = True  # keep all training images on the GPU; false: copy each batch to it
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 2), ("whiten", 1), ("calibrate", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
+        within(self, "batch_size", least=2)
+        within(self, "whiten", least=1)
+        within(self, "calibrate", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,7 @@ class LossConfig:
     label_smoothing: float = 0.0  # share of the target (0 to below 1) that is spread evenly over all classes
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing = {self.label_smoothing:g} must be from 0 to below 1")
+        within(self, "label_smoothing", least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,7 @@ class DecodeConfig:
     batch_size: int = 500  # images per batch; changes speed and memory, not results
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size = {self.batch_size} must be at least 1")
+        within(self, "batch_size", least=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import dataclasses
 
 from speechlab.config import Component
 from speechlab.data.tokens import TokensConfig
+from speechlab.ranges import within
 from speechlab.training.loop import TrainConfig
 from speechlab.training.optim import OptimConfig
 
@@ -21,10 +22,10 @@ class TextConfig:
     unknown: float = 0.01
 
     def __post_init__(self) -> None:
+        within(self, "tokens", "max_length", least=1)
+        within(self, "unknown", least=0, below=1)
         if self.tokens <= self.max_length:
             raise ValueError(f"tokens = {self.tokens} is too few for a sentence of max_length = {self.max_length}")
-        if not 0 <= self.unknown < 1:
-            raise ValueError(f"unknown = {self.unknown:g} is a share: at least 0, less than 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from signals_helper import heard
 
 CMD = Path(__file__).resolve().parents[3] / "containers" / "cmd.sh"
-TOOLS = "bash sh env sed dirname basename readlink uname id tr grep mkdir tee ls cat sleep tail cksum od".split()
+TOOLS = "bash sh env sed dirname basename readlink uname id tr grep mkdir tee ls cat sleep tail cksum od find".split()
 GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
 
 
@@ -39,7 +40,8 @@ class Lab:
         kept = {key: value for key, value in os.environ.items() if key in ("LANG", "LC_ALL", "TMPDIR")}
         whole = {**kept, "PATH": str(self.bin), "HOSTNAME": "here", "SPEECHLAB_NESTED": "1", **env}
         return subprocess.Popen(["bash", self.cmd, *arguments], cwd=self.recipe, env=whole, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                preexec_fn=heard)
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess:
         process = self.start(*arguments, **env)

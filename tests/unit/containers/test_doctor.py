@@ -114,3 +114,25 @@ def test_slurm(doctor):
 def test_a_user_without_subordinate_ids(doctor):
     status, rows = doctor(*PODMAN, TEST_UID="54321")
     assert status == 1 and "no subordinate ids" in rows["engine"] and "usermod" in rows["engine"]
+
+
+def test_which_python_without_an_engine(doctor):
+    """As tools/stagelib/interpreter.py chooses: the one with setup.py's torch before an active one with another."""
+    root = doctor.lab.root
+    (root / "setup.py").write_text('    "torch==2.11.0",\n')
+
+    def python(folder: str, torch: str) -> str:
+        path = root / folder / "bin" / "python"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        answer = "\\n".join(f"{key}={value}" for key, value in {**SEEN, "python": folder, "torch": torch}.items())
+        path.write_text('#!/usr/bin/env bash\ncase "$*" in *importlib.metadata*) '
+                        f"echo {torch} ;; *) printf '{answer}\\n' ;; esac\n")
+        path.chmod(0o755)
+        return str(path)
+
+    active = python("active", "2.4.0")
+    env = {"VIRTUAL_ENV": str(root / "active")}
+    assert doctor("--engine", "none", **env)[1]["torch"].startswith("ok 2.4.0")  # better than none
+    python(".venv", "2.11.0+cpu")
+    assert doctor("--engine", "none", **env)[1]["torch"].startswith("ok 2.11.0+cpu")
+    assert doctor("--engine", "none", SPEECHLAB_PYTHON=active, **env)[1]["torch"].startswith("ok 2.4.0")

@@ -1,5 +1,6 @@
 """containers/lib/engines.sh: each engine's exact command line, what is bound, what goes in, and what is refused."""
 
+import csv
 import os
 import shlex
 import subprocess
@@ -165,10 +166,173 @@ def test_binds_that_would_break_the_container_are_refused(lab, tmp_path):
     for path, says in (("/etc", "the host's /etc"), ("/nosuch", "the host's /")):
         assert says in error(lab.run(*podman, SPEECHLAB_BINDS=path))
     (tmp_path / "a:b").mkdir()
-    assert "colon" in error(lab.run(*podman, SPEECHLAB_DOWNLOADS=f"{tmp_path}/a:b"))
     (tmp_path / "a,b").mkdir()
     assert lab.run(*podman, SPEECHLAB_DOWNLOADS=f"{tmp_path}/a,b").returncode == 0
-    assert "comma" in error(lab.run("--engine", "apptainer", *podman[2:], SPEECHLAB_DOWNLOADS=f"{tmp_path}/a,b"))
+    for name in ("a,b", "a:b"):
+        line = error(lab.run("--engine", "apptainer", *podman[2:], SPEECHLAB_DOWNLOADS=f"{tmp_path}/{name}"))
+        assert f"{name}: apptainer can't bind a path with a colon, a comma or a quote" in line
+
+
+def test_a_colon(lab, tmp_path):
+    """podman's and docker's --mount takes it; Apptainer can't, and says so."""
+    base = tmp_path.resolve()
+    for name in ("2026-01-01 10:30", 'a:b,"c"'):
+        (base / name).mkdir()
+        words = engine_line(lab, "docker", "true", f"--data={base}/{name}", SPEECHLAB_DOWNLOADS=f"{base}/{name}")
+        found = next(csv.reader([words[words.index("--mount") + 1]]))
+        assert found == ["type=bind", f"source={base}/{name}", f"destination={base}/{name}"]
+    for path in ("", "/new"):
+        done = lab.run("--engine", "apptainer", "--image", "/i.sif", "--dry_run", "--", "true",
+                       f"{base}/2026-01-01 10:30{path}")
+        assert done.returncode == 0 and done.stdout.count("--bind") == 1  # the repository
+        assert done.stderr == (f"note: {base}/2026-01-01 10:30 is not there in the container: apptainer can't bind a "
+                               "path with a colon, a comma or a quote\n")
+    for name in ("a", "a:b"):  # the second is bound: so the first is not yet
+        (base / name).mkdir()
+    assert f"{base}/a:{base}/a" in volumes(lab, "true", str(base / "a:b"), str(base / "a"))
+
+
+def test_whose_a_path_is():
+    code = 'eval "$(sed -n "/^whose() {/,/^}/p" "$1")"; for path in "${@:2}"; do whose "$path"; done'
+    paths = {"/run/media/me/USB DISK/corpus": "user", "/run/media/me": "user", "/media/me/x": "user", "/mnt/x": "user",
+             "/run/user/1000": "system", "/usr/share/corpora": "system", "/dev/shm/x": "system", "/usr": "image",
+             "/": "image", "/run": "image", "/run/": "image", "/etc": "image", "/home/me": "user", "/var/data": "user"}
+    script = Path(__file__).resolve().parents[3] / "containers" / "lib" / "engines.sh"
+    done = subprocess.run(["bash", "-euc", code, "-", script, *paths], text=True, capture_output=True, check=True)
+    assert dict(zip(paths, done.stdout.split())) == paths
+
+
+def test_what_is_not_bound_is_said(lab, tmp_path):
+    """Data among the arguments that lie in the host's system; programs, devices and what is not there are no data."""
+    done = lab.run("--engine", "podman", "--image", "i", "--dry_run", "--", "true", "--data=/usr/share", "/usr/bin/env",
+                   "/dev/null", "/usr/nosuch", "--separator=/", "/etc")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "note: /usr/share is not there in the container: it is the host's system; SPEECHLAB_BINDS=PATH binds it\n"
+        "note: /etc is not there in the container: the container can't be given the host's /etc: put it in a folder of "
+        "its own\n")
+    assert "/usr/share:/usr/share" in volumes(lab, "true", "/usr/share", SPEECHLAB_BINDS="/usr/share")
+
+
+class TestLinksInTheData:
+    @pytest.fixture
+    def base(self, tmp_path):
+        base = tmp_path.resolve()
+        for name in ("set", "disk1/wav", "disk2/a b", "disk3/deep", "disk4", "disk5", "disk6"):
+            (base / name).mkdir(parents=True)
+        for name in ("disk2/a b/1.wav", "disk2/a b/2.wav", "disk4/x.tsv"):
+            (base / name).touch()
+        (base / "set" / "wav").symlink_to(base / "disk1" / "wav")  # a folder
+        (base / "set" / "spk").mkdir()
+        for name in ("1.wav", "2.wav"):
+            (base / "set" / "spk" / name).symlink_to(f"../../disk2/a b/{name}")  # files
+        (base / "disk1" / "wav" / "more").symlink_to(base / "disk3" / "deep")  # in what a link points to
+        (base / "set" / "list.tsv").symlink_to(base / "disk4" / "x.tsv")
+        (base / "set" / "gone").symlink_to(base / "nosuch" / "x")
+        (base / "set" / "spk" / "same.wav").symlink_to("1.wav")
+        (base / "disk4" / "y.tsv").symlink_to(base / "disk5" / "y.tsv")
+        (base / "set" / "y.tsv").symlink_to(base / "disk4" / "y.tsv")  # a chain
+        (base / "disk5" / "y.tsv").touch()
+        return base
+
+    NAMES = ("set", "disk1/wav", "disk2/a b", "disk3/deep", "disk4")
+
+    @pytest.mark.parametrize("posix", [False, True])
+    @pytest.mark.parametrize("engine", ["podman", "apptainer"])
+    def test_what_they_point_to_is_bound(self, lab, base, engine, posix):
+        if posix:  # a find without -printf, as a Mac's
+            real = (lab.bin / "find").resolve()
+            lab.program("find", f'case "$*" in *-printf*) exit 1 ;; *) exec {real} "$@" ;; esac')
+        found = volumes(lab, "python", "--from", str(base / "set"), engine=engine, TMPDIR="/tmp")
+        assert sorted(found[1:]) == sorted(f"{base / name}:{base / name}" for name in (*self.NAMES, "disk5"))
+        same = volumes(lab, "python", "x.py", engine=engine, TMPDIR="/tmp", SPEECHLAB_DATA_DIR=str(base / "set"))
+        assert sorted(same) == sorted(found)
+        found = volumes(lab, "python", "--set", f"data.noise={base / 'disk2'}", engine=engine, TMPDIR="/tmp")
+        assert found[1:] == [f"{base / 'disk2'}:{base / 'disk2'}"]
+
+    def test_in_a_folder_that_is_named_from_here_and_in_the_downloads(self, lab, base):
+        (lab.recipe / "mine").mkdir()
+        (lab.recipe / "mine" / "wav").symlink_to(base / "disk6")
+        assert volumes(lab, "python", "--from", "mine", TMPDIR="/tmp")[1:] == [f"{base}/disk6:{base}/disk6"]
+        (lab.root / "downloads").mkdir()
+        (lab.root / "downloads" / "aishell").symlink_to(base / "disk4")
+        assert volumes(lab, "true", TMPDIR="/tmp")[1:] == [f"{base}/disk4:{base}/disk4"]
+
+    def test_a_link_into_the_hosts_system_is_said(self, lab, base):
+        (base / "set" / "words").symlink_to("/usr/share")
+        done = lab.run("--engine", "podman", "--image", "i", "--dry_run", "--", "true", str(base / "set"))
+        assert done.returncode == 0 and done.stderr.startswith("note: ") and done.stderr.count("\n") == 1
+        assert "words is not there in the container: it is the host's system" in done.stderr
+
+    def test_a_link_to_itself_ends(self, lab, base):
+        (base / "set" / "loop").symlink_to(".")
+        (base / "set" / "up").symlink_to("..")
+        (base / "set" / "round").symlink_to("round")
+        assert f"{base}/disk6" not in engine_line(lab, "podman", "true", str(base / "set"))
+
+    def test_a_link_per_utterance_is_quick(self, lab, base):
+        """5,000 links into one folder are looked at without a process for each: only the first one is followed."""
+        (base / "many").mkdir()
+        for n in range(5000):
+            (base / "many" / f"{n}.wav").symlink_to(base / "disk2" / "a b" / "1.wav")
+        real = (lab.bin / "readlink").resolve()
+        lab.program("readlink", f'echo x >>"{base}/calls"; exec {real} "$@"')
+        found = volumes(lab, "true", str(base / "many"), TMPDIR="/tmp")
+        assert found[1:] == [f"{base}/{name}:{base}/{name}" for name in ("many", "disk2/a b")]
+        assert len((base / "calls").read_text().split()) < 10
+
+
+class TestFetchingInside:
+    """Stage 0 fetches by pip and over TLS: as the host does."""
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_variables(self, lab, engine):
+        given = {"PIP_INDEX_URL": "https://mirror/simple", "PIP_TRUSTED_HOST": "mirror", "SSL_CERT_DIR": "/x",
+                 "SSL_CERT_FILE": "/nosuch/ca", "REQUESTS_CA_BUNDLE": "/nosuch/r.pem", "CURL_CA_BUNDLE": "/nosuch/c",
+                 "https_proxy": "http://proxy:3128", "ALL_PROXY": "socks5://proxy:1080",
+                 "npm_config_registry": "https://mirror"}
+        words = engine_line(lab, engine, "true", **given, PIP_TARGET="/host", PIP_USER="1", PIP_PREFIX="/host")
+        if engine in ("podman", "docker"):
+            passed = {words[i + 1] for i, word in enumerate(words) if word == "--env"}
+            assert set(given) <= passed
+        else:
+            prefix = {"apptainer": "APPTAINER", "singularity": "SINGULARITY"}[engine]
+            assert {f"{prefix}ENV_{name}={value}" for name, value in given.items()} <= set(words)
+        assert not any(name in " ".join(words) for name in ("PIP_TARGET", "PIP_USER", "PIP_PREFIX"))
+
+    @pytest.mark.parametrize("engine", ["podman", "apptainer"])
+    def test_a_password_in_an_address_is_not_shown(self, lab, engine):
+        hidden = {"PIP_INDEX_URL": "https://me:hush@mirror/simple", "https_proxy": "http://me:hush@proxy:1"}
+        assert "hush" not in " ".join(engine_line(lab, engine, "true", **hidden))
+        lab.program(engine, 'case "$1" in image) echo x ;; run | exec) env ;; esac')
+        lab.program("df", "true")
+        done = lab.run("--engine", engine, "--image", str(lab.cmd), "--", "true", **hidden)
+        prefix = "APPTAINERENV_" if engine == "apptainer" else ""
+        assert f"{prefix}PIP_INDEX_URL=https://me:hush@mirror/simple\n" in done.stdout
+
+    def test_files(self, lab, tmp_path):
+        base = tmp_path.resolve()
+        for name in ("certs", "real", "bundle", "home/.config/pip", "dir"):
+            (base / name).mkdir(parents=True)
+        (base / "real" / "ca.pem").touch()
+        (base / "certs" / "ca.pem").symlink_to("../real/ca.pem")
+        (base / "bundle" / "r.pem").touch()
+        (base / "home" / ".config" / "pip" / "pip.conf").touch()
+        words = engine_line(lab, "podman", "true", SSL_CERT_FILE=f"{base}/certs/ca.pem",
+                            SSL_CERT_DIR=f"{base}/dir:/nosuch", REQUESTS_CA_BUNDLE=f"{base}/bundle/r.pem",
+                            HOME=f"{base}/home", TMPDIR="/tmp", PIP_CERT="/etc/passwd", PIP_CLIENT_CERT="/nosuch")
+        found = [words[i + 1] for i, word in enumerate(words) if word == "--volume"]
+        folders = ("dir", "certs", "real", "bundle", "home/.config/pip")
+        assert sorted(found[1:]) == sorted(["/etc/passwd:/etc/passwd", *(f"{base}/{x}:{base}/{x}" for x in folders)])
+        assert f"PIP_CONFIG_FILE={base}/home/.config/pip/pip.conf" in words
+        own = engine_line(lab, "podman", "true", HOME=f"{base}/home", PIP_CONFIG_FILE=f"{base}/bundle/r.pem")
+        assert "PIP_CONFIG_FILE" in own and f"{base}/bundle:{base}/bundle" in own and "pip.conf" not in " ".join(own)
+
+    @pytest.mark.skipif(not os.path.islink("/etc/mtab"), reason="no link in /etc to try it on")
+    def test_a_file_of_the_system_is_bound_alone_and_by_the_name_it_has(self, lab):
+        real = os.path.realpath("/etc/mtab") if os.path.isfile("/etc/mtab") else ""
+        found = volumes(lab, SSL_CERT_FILE="/etc/mtab", TMPDIR="/tmp")
+        assert len(found) == 2 and found[1].endswith(":/etc/mtab") and real
 
 
 # --- the engine and the image ---

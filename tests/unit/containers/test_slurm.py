@@ -77,7 +77,8 @@ class TestLines:
         assert lines[0] == "#!/usr/bin/env bash"
         exports = dict(word.split("=", 1) for line in lines[2:-1] for word in shlex.split(line)[1:])
         assert exports == {"SPEECHLAB_DOWNLOADS": "/data 盘/d", "SPEECHLAB_NESTED": "1", "PATH": str(cluster.bin),
-                           "SPEECHLAB_BACKEND": "local", "SPEECHLAB_PROGRESS": "lines"}
+                           "SPEECHLAB_BACKEND": "local", "SPEECHLAB_PROGRESS": "lines",
+                           **{name: value for name, value in os.environ.items() if name in ("LANG", "LC_ALL")}}
         assert shlex.split(lines[-1]) == ["exec", str(cluster.cmd), "--backend", "local", "--ngpu", ngpu,
                                           "--engine", *(engine[1:] or ["none"]), "--", *command]
 
@@ -113,6 +114,15 @@ class TestConf:
         assert words[1] == "--export=PATH"
         assert words[5:-1] == ["--mem-per-cpu", "4G", "--cpus-per-task", "4", "--ntasks-per-node=1", "-p", "gpu",
                                "--gres=gpu:1", "--nodes=1", "--ntasks-per-node=1"]
+
+    def test_a_file_from_windows(self, cluster):
+        lines = ("\ufeffcommand sbatch --export=ALL", "", "# a remark", "default num_threads=8",
+                 "option gpu=* -p gpu --gres=gpu:$0", "option gpu=0 -p small\r")
+        (cluster.root / "containers" / "slurm.conf").write_bytes("\r\n".join(lines).encode())
+        words, _ = dry(cluster, "--ngpu", "2", "--", "true")
+        assert words[1] == "--export=ALL"
+        assert words[5:-1] == ["--cpus-per-task=8", "-p", "gpu", "--gres=gpu:2", "--nodes=1", "--ntasks-per-node=1"]
+        assert "small" in dry(cluster, "--", "true")[0]
 
     @pytest.mark.parametrize("text, arguments, says", [
         ("optoin a=1\n", [], "line 1: 'optoin a=1'"),
@@ -164,6 +174,76 @@ class TestJobs:
         line = error(cluster.run("--slurm", "partition=x", "--", "true"))
         assert "invalid partition specified: x; Invalid partition name specified (asked: --partition=x" in line
         assert cluster.jobs() == []
+
+    @pytest.mark.parametrize("said", [
+        "7;cluster1\n", "Welcome to HPC 2026!\n\n  3 of 40 nodes are free\n7\n", "7\nSee you in 5 minutes\n", "7\r\n",
+        "Submitted batch job 7\n", "1\nSubmitted batch job 7 on cluster big\nBye\n", "12\n7"])
+    def test_sbatch_that_says_more(self, cluster, said):
+        cluster.say("banner", said)
+        done = cluster.run("--", "sh", "-c", "exit 3")
+        assert done.returncode == 3 and "job 7 is submitted" in done.stderr and notes(done.stderr) == []
+        assert "--oneliner show job 7" in cluster.calls("scontrol")[0]
+
+    def test_sbatch_that_names_no_job(self, cluster):
+        cluster.say("banner", "queued it for you\n")
+        cluster.say("queue", "Welcome!\n7\n")  # it is there under our name
+        assert cluster.run("--", "sh", "-c", "exit 3").returncode == 3
+        cluster.say("queue", "Welcome!\n")
+        line = error(cluster.run("--", "true"))
+        assert "names no job" in line and "squeue --name=true-" in line
+        assert line.endswith("it said: queued it for you\n")
+        assert len(cluster.jobs()) == 2  # which may be at work, and needs its folder
+
+    @pytest.mark.parametrize("procs", ["1", "2"])
+    def test_sbatch_that_hands_on_no_environment(self, cluster, procs):
+        """SBATCH_EXPORT=NONE, and then srun hands on none either."""
+        names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "SPEECHLAB_X", "HF_HOME", "https_proxy", "HOME")
+        code = (f"import os; names = {names};"
+                " print('has', *(os.environ.get(name, '-') for name in names), flush=True)")
+        done = cluster.run("--procs", procs, "--", sys.executable, "-c", code, SBATCH_EXPORT="NONE", SPEECHLAB_X="x",
+                           HF_HOME="/models", https_proxy="http://proxy:1", HOME="/home/me", WANDB_API_KEY="hush",
+                           HTTP_PROXY="http://me:pass@proxy:1")
+        assert done.returncode == 0, done.stderr
+        has = sorted(line for line in done.stdout.splitlines() if line.startswith("has"))
+        rest = "x /models http://proxy:1 /home/me"
+        assert has == ([f"has - - - {rest}"] if procs == "1" else [f"has {n} 2 127.0.0.1 {rest}" for n in (0, 1)])
+        written = next(iter(cluster.jobs())).joinpath("command.sh").read_text()
+        assert "hush" not in written and "me:pass" not in written
+
+    def test_the_last_few_are_kept(self, cluster):
+        jobs = cluster.recipe / "log" / "slurm"
+
+        def old(name: str, *files: str) -> str:
+            (jobs / name).mkdir(parents=True)
+            for file in files:
+                (jobs / name / file).write_text("5")
+            os.utime(jobs / name, (1e9 + len(made), 1e9 + len(made)))
+            made.append(name)
+            return name
+
+        made: list[str] = []
+        kept = {old("not_submitted_yet", "command.sh", "sbatch.err"), old("own", "notes"),
+                *(old(f"x{n:02}", "command.sh", "log", "status") for n in range(14))}
+        old("cancelled", "command.sh", "cancelled"), old("array 一", "command.sh", "log.1", "status.1")
+        os.utime(jobs / "cancelled", (1, 1)), os.utime(jobs / "array 一", (2, 2))
+        assert cluster.run("--dry_run", "--", "sh", "-c", ":").returncode == 0 and len(cluster.jobs()) == len(made)
+        assert cluster.run("--", "sh", "-c", ":").returncode == 0
+        there = {path.name for path in cluster.jobs()}
+        new = {name for name in there if name.startswith("sh-")}
+        assert len(new) == 1 and there - new == kept - {f"x{n:02}" for n in range(5)}
+
+    def test_the_folder_of_a_job_at_work_is_kept(self, cluster):
+        """By the function itself: a job of ours in the same folder would be waited for first."""
+        jobs = cluster.recipe / "jobs"
+        for n in range(12):
+            (jobs / str(n)).mkdir(parents=True)
+            for name in ("command.sh", "log", "job")[:2 + (n == 0)]:
+                (jobs / str(n) / name).touch()
+            os.utime(jobs / str(n), (1e9 + n, 1e9 + n))
+        script = cluster.root / "containers" / "lib" / "slurm.sh"
+        code = 'eval "$(sed -n "/^prune() {/,/^}/p" "$1")"; jobs=$2 keep=10; prune'
+        subprocess.run(["bash", "-euc", code, "-", script, jobs], check=True)
+        assert {path.name for path in jobs.iterdir()} == {"0", *map(str, range(3, 12))}
 
     def test_a_controller_that_is_away_for_a_moment(self, cluster):
         cluster.say("down")

@@ -1,5 +1,6 @@
 """A corpus of one's own: how it is split, what is kept of it, and each way in which its manifest can be wrong."""
 
+import os
 import re
 from collections import Counter
 
@@ -9,6 +10,8 @@ import soundfile
 
 from speechlab import prepare
 from speechlab.corpora import folder
+from speechlab.data.batching import ByDuration
+from speechlab.data.speech import read_split
 from speechlab.errors import UserError
 
 
@@ -51,6 +54,20 @@ def test_any_format_rate_and_channels_through_the_whole_stage(tmp_path, capsys):
     assert {cut.supervisions[0].text for cut in cuts.values()} == {"你好世界"}
     counted = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert (sum(int(c[4]) for c in counted), sum(int(c[5]) for c in counted)) == (4, 3)  # resampled, mixed down
+
+
+@pytest.mark.parametrize("options, texts, language", [
+    ([], {"HELLO 0", "HELLO 1", "HELLO 2"}, "en"),
+    (["--option", "symbols=keep"], {"HELLO <NOISE> 0", "HELLO <NOISE> 1", "HELLO <NOISE> 2"}, "en"),
+    ([], {"HELLO 0", "HELLO 1", "HELLO 2"}, "中文")])
+def test_symbols_by_option(tmp_path, options, texts, language):
+    root = write(tmp_path / "mine", ("path", "text", "language"),
+                 *((f"{i}.wav", f"hello [noise] {i}", language) for i in range(3)))
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data"), *options]) == 0
+    from lhotse import CutSet
+
+    assert {cut.supervisions[0].text for split in ("train", "dev", "test")
+            for cut in CutSet.from_file(tmp_path / f"data/{split}.jsonl.gz")} == texts
 
 
 def test_by_speaker_is_disjoint_balanced_and_steady(tmp_path):
@@ -305,3 +322,56 @@ def test_no_part_of_a_random_split_stays_empty():
     for number in range(3000):
         paths = [f"{number}-{i}.wav" for i in range(3)]
         assert set(folder.split_random(paths).values()) == {"train", "dev", "test"}, paths
+
+
+def test_class_folders_that_are_linked_hidden_or_gone(tmp_path, capsys):
+    root = class_folders(tmp_path / "d", yes=5, no=5)
+    audio(root / "yes/.ipynb_checkpoints/0.wav")
+    class_folders(tmp_path / "far", maybe=5)
+    (root / "maybe").symlink_to(tmp_path / "far/maybe")
+    (root / "no/loop").symlink_to(root)
+    (root / "no/other").symlink_to(root / "yes")
+    (root / "no/gone.wav").symlink_to(tmp_path / "gone.wav")
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data"), "--carry", "label"]) == 0
+    found = carried_by(tmp_path / "data", "label")
+    assert sum((count for count in found.values()), Counter()) == {"yes": 5, "no": 5, "maybe": 5}
+    said = capsys.readouterr().err
+    assert f"1 hidden files or folders under {root} (first: yes/.ipynb_checkpoints): left out" in said
+    assert f"2 links to folders that are read anyway under {root} (first: no/loop): left out" in said
+    assert f"{root}/no/gone.wav\tmissing" in (tmp_path / "data/bad_audio.tsv").read_text()
+    assert "1 of" in said and "gone.wav: missing): left out" in said
+
+
+def test_a_long_field_and_odd_separators_of_a_manifest(tmp_path):
+    """160,000 characters in a field; U+2028, a vertical tab and a next-line character end no line."""
+    long = "好" * 160_000
+    root = write(tmp_path, ("path", "text", "note"), ("a\u2028b.wav", "one\u2028two", long),
+                 ("c\x85.wav", "three\x0bfour", "x"))
+    rows = folder.read_manifest(root / "manifest.tsv")
+    assert [row["path"] for row in rows] == ["a\u2028b.wav", "c\x85.wav"]
+    assert [row["text"] for row in rows] == ["one\u2028two", "three\x0bfour"] and rows[0]["note"] == long
+    (root / "manifest.tsv").write_bytes("path\ttext\ra\u2028b.wav\tone\r".encode())  # an old Mac's lines
+    assert folder.read_manifest(root / "manifest.tsv") == [{"path": "a\u2028b.wav", "text": "one"}]
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path, capsys):
+    root = class_folders(tmp_path / "coffee", yes=3, no=3).rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data"), "--carry", "label"]) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "caf\\xe9" in error and "is not UTF-8, which no manifest can hold: rename that file or folder" in error
+    assert not list((tmp_path / "data").glob("*.jsonl.gz"))
+
+
+def test_three_utterances_are_a_corpus(tmp_path):
+    """One each for train, dev and test, and batches of all three, for any number of places."""
+    root = write(tmp_path / "in", ("path", "text"), *((f"{i}.wav", "你好") for i in range(3)))
+    assert prepare.main(["folder", "--from", str(root), "--to", str(tmp_path / "data")]) == 0
+    for split in ("train", "dev", "test"):
+        cuts = read_split(tmp_path / "data", split)
+        assert len(cuts) == 1
+        for places in (1, 2, 4):
+            for epoch in (0, 1):
+                plans = [ByDuration(cuts, 120, 10, shuffle=split == "train")(epoch, place, places)
+                         for place in range(places)]
+                assert {len(plan) for plan in plans} == {1}, "as many steps at each place"
+                assert all([cut.id for cut in plan[0]] == [next(iter(cuts)).id] for plan in plans)

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from speechlab import prepare
 from speechlab.corpora import image_folder
@@ -56,7 +56,9 @@ def test_class_folders(tmp_path, capsys):
         for image, label, name in zip(*pack.split(split), pack.ids(split)):
             assert name.split("/")[0] == pack.classes[label]
             assert np.array_equal(image, np.asarray(Image.open(root / name)))
-    assert errors(capsys) == [f"note: 1 files under {root} are no images by their names: left out"]
+    assert errors(capsys) == [
+        f"note: 1 files under {root} are no images by their names: left out",
+        f"note: 2 hidden files or folders under {root} (first: .git): left out"]
     assert (tmp_path / "out" / "bad_images.tsv").read_text() == "path\treason\n"
 
 
@@ -81,8 +83,85 @@ def test_folders_of_splits(tmp_path):
     assert any(name.startswith("test/") for name in mixed.ids("train"))
 
 
-def test_a_class_called_train_is_a_class(tmp_path):
-    assert run(folders(tmp_path / "in", classes=("train", "plane")), tmp_path / "out").classes == ("plane", "train")
+def test_a_class_called_train_is_a_class(tmp_path, capsys):
+    root = folders(tmp_path / "in", classes=("train", "plane"))
+    assert run(root, tmp_path / "out").classes == ("plane", "train")
+    assert errors(capsys) == [f"note: {root / 'train'} is taken for a class, since plane beside it is no split"]
+
+
+def test_splits_beside_another_folder(tmp_path, capsys):
+    """train, valid and test are splits whatever else is there, and that is said."""
+    root = folders(tmp_path / "in", under=("train", "valid", "test"), each=4)
+    picture(root / "unlabelled" / "0.png")
+    pack = run(root, tmp_path / "out")
+    assert pack.classes == ("cat", "dog")
+    assert {name: split["count"] for name, split in pack.splits.items()} == {"train": 8, "dev": 8, "test": 8}
+    (note,) = errors(capsys)
+    assert note == (f"note: {root / 'unlabelled'} is left out: beside test, train, valid it is neither a split nor a "
+                    "class")
+
+
+def test_what_is_no_data_and_what_hides_behind_links(tmp_path, capsys):
+    root = folders(tmp_path / "in", each=10)
+    picture(root / ".ipynb_checkpoints" / "0.png")
+    picture(root / "cat" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    picture(root / "loose.png")
+    far = tmp_path / "far"
+    for i in range(10):
+        picture(far / "fox" / f"{i}.png")
+        picture(far / "more" / f"{i}.png")
+    (root / "fox").symlink_to(far / "fox")  # a whole class
+    (root / "cat" / "more").symlink_to(far / "more")  # a part of one
+    (root / "dog" / "loop").symlink_to(root / "dog")  # a loop
+    (root / "dog" / "nowhere").symlink_to(tmp_path / "nowhere")
+    pack = run(root, tmp_path / "out")
+    assert pack.classes == ("cat", "dog", "fox")
+    assert np.sum([split["per_class"] for split in pack.splits.values()], 0).tolist() == [20, 10, 10]
+    assert errors(capsys) == [
+        f"note: 1 files in {root} itself (first: loose.png) are images, but in no class's folder: left out",
+        f"note: 2 hidden files or folders under {root} (first: .ipynb_checkpoints): left out",
+        f"note: 1 links to nothing under {root} (first: dog/nowhere): left out",
+        f"note: 1 links to folders that are read anyway under {root} (first: dog/loop): left out"]
+
+
+def test_links_to_nothing(tmp_path, capsys):
+    """An image that is gone is unreadable like others; a class that is gone stops the stage."""
+    root = folders(tmp_path / "in", each=10)
+    (root / "cat" / "gone.png").symlink_to(tmp_path / "gone.png")
+    pack = run(root, tmp_path / "out")
+    assert sum(sum(split["per_class"]) for split in pack.splits.values()) == 20
+    assert "cat/gone.png\t[Errno 2] No such file or directory" in (tmp_path / "out" / "bad_images.tsv").read_text()
+    assert "1 of" in "".join(errors(capsys))
+    (root / "fox").symlink_to(tmp_path / "fox")
+    assert run(root, tmp_path / "out") == 1
+    assert errors(capsys) == [f"error: {root / 'fox'} is a link to nothing ({tmp_path / 'fox'}): mend or remove it"]
+
+
+def test_one_folder_under_two_names(tmp_path, capsys):
+    root = folders(tmp_path / "in", each=10)
+    (root / "kitten").symlink_to(root / "cat")
+    assert run(root, tmp_path / "out").classes == ("cat", "dog", "kitten")
+    assert errors(capsys) == [f"note: {root / 'kitten'} is {root / 'cat'} by another name: all that is in it counts "
+                              "for both"]
+
+
+def test_names_of_images(tmp_path, capsys):
+    """Separators that Python takes for line ends shift no name; bytes that are no UTF-8 are one line."""
+    root = folders(tmp_path / "in", each=10)
+    odd = ["a\u2028b.png", "c\x85d.png", "e\nf.png", "g\th.png"]
+    for name in odd:
+        picture(root / "cat" / name)
+    pack = run(root, tmp_path / "out")
+    found = [name for split in pack.splits for name in pack.ids(split)]
+    assert len(found) == 24 and {"cat/a\u2028b.png", "cat/c\x85d.png", "cat/e\\nf.png", "cat/g\\th.png"} <= set(found)
+    for split in pack.splits:
+        for label, name in zip(pack.split(split)[1], pack.ids(split), strict=True):
+            assert name.split("/")[0] == pack.classes[label]
+    errors(capsys)
+    picture(tmp_path / "x.png").rename(os.fsdecode(os.fsencode(root / "dog") + b"/caf\xe9.png"))
+    assert run(root, tmp_path / "out") == 1
+    assert errors(capsys) == [f"error: {root}: 1 names are not UTF-8 (first: dog/caf\\xe9.png): rename them (convmv "
+                              "does it for whole folders)"]
 
 
 def manifest(root, header, *rows):
@@ -247,6 +326,28 @@ def test_a_photograph_is_turned_upright(tmp_path):
     assert image_folder._header(tmp_path / "a.png") == (4, 3, 1)
     found = image_folder.read_image(tmp_path / "a.png", (4, 3, 1))
     assert np.array_equal(found[..., 0], np.rot90(np.asarray(lying), -1))
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage that is no TIFF header", b"Exif\0\0II*\0\xff\xff\xff\x7f",
+                                  b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 9])
+def test_malformed_exif_drops_no_picture(tmp_path, exif):
+    sound = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    Image.fromarray(sound).save(tmp_path / "a.jpg", quality=100, exif=exif)
+    assert image_folder._header(tmp_path / "a.jpg") == (3, 4, 1)
+    found = image_folder.read_image(tmp_path / "a.jpg", (3, 4, 1))
+    assert np.abs(found[..., 0].astype(int) - sound).max() <= 3
+
+
+def test_every_orientation(tmp_path):
+    lying = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) * 20)
+    for how in range(0, 10):
+        exif = Image.Exif()
+        exif[0x0112] = how
+        lying.save(tmp_path / "a.png", exif=exif)
+        shape = image_folder._header(tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as opened:
+            wanted = np.asarray(ImageOps.exif_transpose(opened))
+        assert np.array_equal(image_folder.read_image(tmp_path / "a.png", shape)[..., 0], wanted)
 
 
 def test_scaling_keeps_the_aspect_and_the_middle(tmp_path):

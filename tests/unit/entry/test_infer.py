@@ -216,6 +216,32 @@ def test_any_rate_channels_and_format(run, tmp_path):
     assert [f["text"] for f in found] == [text] * 8
 
 
+def test_folders_links_and_what_is_left_out(tmp_path, capsys):
+    """Linked folders are read, loops end, links to nothing are files that are missing, the rest is counted."""
+    from speechlab.data.inputs import AUDIO, listed
+
+    for name in ("a.wav", ".hidden.wav", ".ipynb_checkpoints/a-checkpoint.wav", "notes.txt"):
+        write(tmp_path / "in" / name, sound("三")) if name.endswith(".wav") else (tmp_path / "in" / name).touch()
+    write(tmp_path / "far" / "b.wav", sound("三"))
+    for name, target in (("far", "far"), ("loop", "in"), ("gone.wav", "gone.wav"), ("gone", "gone")):
+        (tmp_path / "in" / name).symlink_to(tmp_path / target)
+    files, bad = listed([tmp_path / "in"], AUDIO, "audio file")
+    assert [str(file.relative_to(tmp_path / "in")) for file in files] == ["a.wav", "far/b.wav", "gone.wav"] and not bad
+    here = tmp_path / "in"
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: 2 hidden files or folders under {here} (first: .hidden.wav): left out",
+        f"note: 1 links to nothing under {here} (first: gone): left out",
+        f"note: 1 links to folders that are read anyway under {here} (first: loop): left out"]
+    assert listed([tmp_path / "far" / "..", tmp_path / "in"], [".nothing"], "audio file")[1]
+
+
+def test_a_file_whose_name_is_not_utf8(run, tmp_path):
+    """soundfile itself can't be asked for it by a string."""
+    write(tmp_path / "in" / "a.wav", sound("三一四")).rename(tmp_path / "in" / os.fsdecode(b"caf\xe9\n.wav"))
+    (found,) = objects(run, "ctc", tmp_path / "in")
+    assert found["text"] == "三一四" and found["file"] == f"{tmp_path}/in/caf\\xe9\\n.wav" and found["error"] is None
+
+
 def test_samples_at_an_odd_rate_take_no_gigabytes(monkeypatch):
     def never(*_):
         raise AssertionError("torchaudio's table for 44,101 Hz is larger than a machine's memory")
@@ -511,8 +537,9 @@ def test_a_language_model(run, recipe, tmp_path):
     arpa = f"\\data\\\nngram 1={3 + len(UNITS)}\n\n\\1-grams:\n-99\t<s>\n{words}\n\n\\end\\\n"
     (tmp_path / "lm.arpa").write_text(arpa, encoding="utf-8")
     (tmp_path / "lm.json").write_text(json.dumps({"units": ["<blank>", "<unk>", *UNITS], "order": 1}))
-    done = run("ctc", wav, "--lm", tmp_path)
-    assert done.out.endswith("\t三一四\n") and "not tuned" in done.err
+    for given in (tmp_path, tmp_path / "lm.arpa"):
+        done = run("ctc", wav, "--lm", given)
+        assert done.out.endswith("\t三一四\n") and "not tuned" in done.err
     assert "not tuned" not in run("ctc", wav, "--lm", tmp_path, "--set", "decode.lm_weight=0.1", "--set",
                                   "decode.length_bonus=0").err
     assert "weighs no language model" in run("ctc", wav, "--lm", tmp_path, "--method", "ctc_greedy", status=2).err
@@ -528,11 +555,138 @@ def test_a_language_model(run, recipe, tmp_path):
         assert done.out.endswith("\t三一四\n") and not done.err
 
 
+def test_an_arpa_file_where_a_folder_is_meant(run, tmp_path):
+    wav = write(tmp_path / "a.wav", sound("三一四"))
+
+    def arpa(path, units):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        words = "\n".join(f"-1.0\t{unit}" for unit in ("</s>", "<unk>", *units))
+        path.write_text(f"\\data\\\nngram 1={3 + len(units)}\n\n\\1-grams:\n-99\t<s>\n{words}\n\n\\end\\\n",
+                        encoding="utf-8")
+        return path
+
+    weights = ("--set", "decode.lm_weight=0.1", "--set", "decode.length_bonus=0")
+    alone = arpa(tmp_path / "other tool" / "mine.arpa", UNITS)  # nothing describes it: its words do
+    assert run("ctc", wav, "--lm", alone, *weights).out == f"{wav}\t三一四\n"
+    beside = arpa(tmp_path / "lm" / "lm.arpa", UNITS)
+    (beside.parent / "lm.json").write_text(json.dumps({"units": ["<blank>", "<unk>", "a"], "order": 1}))
+    for path, words in ((beside, "is over other units"), (arpa(tmp_path / "w.arpa", ["hello", "world"]), "other units"),
+                        (wav, "is not an ARPA language model"), (tmp_path / "none.arpa", "no language model"),
+                        (tmp_path / "none.arpa" / "x", "no language model")):
+        done = run("ctc", wav, "--lm", path, *weights, status=1)
+        assert words in done.err and done.err.count("\n") == 1 and done.err.startswith("error: "), done.err
+
+
 def test_out_is_whole_or_not_there(run, tmp_path):
     wav = write(tmp_path / "a.wav", sound("三一四"))
     assert run("ctc", wav, "--out", tmp_path / "new" / "out.tsv").out == ""
     assert (tmp_path / "new" / "out.tsv").read_text(encoding="utf-8") == f"{wav}\t三一四\n"
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["out.tsv"]
+
+
+def test_out_through_a_link(run, tmp_path):
+    """The file that it leads to is written, there or not, and the link stays one."""
+    wav = write(tmp_path / "a.wav", sound("三一四"))
+    for name, text in (("old.tsv", "old"), ("new.tsv", None)):
+        target, link = tmp_path / "store" / name, tmp_path / f"link-{name}"
+        target.parent.mkdir(exist_ok=True)
+        if text:
+            target.write_text(text)
+        link.symlink_to(Path("store") / name)
+        assert run("ctc", wav, "--out", link).out == ""
+        assert link.is_symlink() and target.read_text(encoding="utf-8") == f"{wav}\t三一四\n"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "leads back to itself" in run("ctc", wav, "--out", tmp_path / "loop", status=1).err
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_out_through_what_is_no_regular_file(recipe, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(exp, *args):
+        assert infer.main([str(recipe / "exp" / exp), *map(str, args)]) == 0
+
+    wav = write(tmp_path / "a.wav", sound("三一四"))
+    wanted = f"{wav}\t三一四\n"
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "to fifo").symlink_to("fifo")
+    for name in ("fifo", "to fifo"):
+        reader = subprocess.Popen(["cat", str(tmp_path / "fifo")], stdout=subprocess.PIPE)
+        run("ctc", wav, "--out", tmp_path / name)
+        assert reader.communicate(timeout=30)[0].decode() == wanted and (tmp_path / "fifo").is_fifo()
+    (tmp_path / "null").symlink_to("/dev/null")
+    run("ctc", wav, "--out", tmp_path / "null")
+    run("ctc", wav, "--out", "/dev/null")
+    assert Path("/dev/null").is_char_device() and (tmp_path / "null").is_symlink()
+    capfd.readouterr()
+    (tmp_path / "shown").symlink_to("/dev/stdout")
+    for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", tmp_path / "shown", "-"):
+        run("ctc", wav, "--out", name)
+        assert capfd.readouterr().out == wanted, name
+    assert (tmp_path / "shown").is_symlink() and not Path("-").exists()
+
+
+def test_out_to_standard_output_that_is_a_file(recipe, tmp_path):
+    """What stands in the file (>> FILE) stays there."""
+    wav = write(tmp_path / "a.wav", sound("三一四"))
+    (tmp_path / "all.tsv").write_text("before\n")
+    with open(tmp_path / "all.tsv", "a") as out:
+        subprocess.run([sys.executable, "-m", "speechlab.infer", str(recipe / "exp" / "ctc"), str(wav), "--out",
+                        "/dev/stdout"], stdout=out, check=True, cwd=recipe, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (tmp_path / "all.tsv").read_text(encoding="utf-8") == f"before\n{wav}\t三一四\n"
+
+
+def test_a_folder_for_out_is_refused_before_anything_is_heard(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "load", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "link"):
+        done = run("ctc", tmp_path / "a.wav", "--out", folder, status=2)
+        assert done.err == f"error: --out {folder} is a folder: name a file\n" and not done.out
+
+
+def test_standard_input_and_pipes(recipe, tmp_path):
+    wav = write(tmp_path / "a.wav", sound("三一四"))
+    other = write(tmp_path / "b.flac", sound("一五九"))
+    infer_it = f"{sys.executable} -m speechlab.infer {recipe}/exp/ctc"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
+    (tmp_path / "tmp").mkdir()
+
+    def shell(command, status=0):
+        done = subprocess.run(["bash", "-c", command], cwd=recipe, env=env, capture_output=True, encoding="utf-8")
+        assert done.returncode == status, done.stderr
+        assert not list((tmp_path / "tmp").iterdir()), "nothing stays"
+        return done
+
+    assert shell(f"cat {wav} | {infer_it} - {other}").stdout == f"-\t三一四\n{other}\t一五九\n"
+    assert shell(f"{infer_it} /dev/stdin < {wav}").stdout == "-\t三一四\n"
+    found = json.loads(shell(f"cat {other} | {infer_it} - - --json").stdout)  # once is enough
+    assert (found["file"], found["text"], found["error"]) == ("-", "一五九", None)
+    lines = shell(f"{infer_it} <(cat {wav}) <(cat {other})").stdout.splitlines()
+    assert [line.split("\t")[1] for line in lines] == ["三一四", "一五九"]
+    assert all(line.startswith("/dev/fd/") for line in lines)
+    done = shell(f"echo no audio | {infer_it} -", status=1)
+    assert done.stderr.startswith("error: -: unreadable") and str(tmp_path) not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert shell(f"{infer_it} - < /dev/null", status=1).stderr.startswith("error: -: empty")
+
+
+def test_a_fifo_by_its_name(run, tmp_path):
+    wav = write(tmp_path / "a.wav", sound("三一四"))
+    os.mkfifo(tmp_path / "fifo")
+    writer = subprocess.Popen(["cp", str(wav), str(tmp_path / "fifo")])
+    assert run("ctc", tmp_path / "fifo").out == f"{tmp_path / 'fifo'}\t三一四\n"
+    assert writer.wait(timeout=30) == 0
+
+
+def test_a_file_called_minus(run, tmp_path, monkeypatch):
+    write(tmp_path / "a.wav", sound("三一四")).rename(tmp_path / "-")
+    monkeypatch.chdir(tmp_path)
+    assert run("ctc", "./-").out == f"{tmp_path / '-'}\t三一四\n"
+
+
+def test_a_terminal_is_no_audio(run, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert "that is a terminal" in run("ctc", "-", status=2).err
 
 
 def test_words_are_not_split_and_pieces_are_joined_by_a_space():

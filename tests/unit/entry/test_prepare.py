@@ -65,6 +65,42 @@ def test_truncated_in_every_format(tmp_path, suffix):
     assert check_audio(cut_file(path), [(0, 3)])[0].startswith("truncated")
 
 
+@pytest.mark.parametrize("format, subtype, reason", [
+    ("AIFF", "PCM_16", "48008 of 96008 bytes"), ("AIFF", "FLOAT", "96008 of 192008 bytes"),
+    ("AU", "PCM_16", "48000 of 96000 bytes"), ("AU", "ULAW", "24000 of 48000 bytes"),
+    ("NIST", "PCM_16", "24000 of 48000 samples"), ("NIST", "ULAW", "24000 of 48000 samples"),
+    ("W64", "PCM_16", "bytes"), ("RF64", "PCM_16", "bytes"), ("VOC", "PCM_16", "than the header promises"),
+])
+def test_truncated_where_libsndfile_says_nothing(tmp_path, format, subtype, reason):
+    """It shortens these to what is there: the header's promise is compared with it, whoever asks for how much."""
+    path = tmp_path / "a"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).normal(size=48000), 16000, format=format, subtype=subtype)
+    assert check_audio(path, [(0, 3)]) == [None]
+    size = 3 * 16000 // 2 * (2 if subtype == "PCM_16" else 4 if subtype == "FLOAT" else 1)
+    path.write_bytes(path.read_bytes()[:-size])
+    (found,) = check_audio(path, [(0, 1.0)])
+    assert found.startswith("truncated: ") and reason in found
+
+
+def test_lengths_that_a_pipe_could_not_know(tmp_path):
+    """AU's -1, and sox's 0x7f000000 in AIFF: nothing is promised."""
+    for format, mark, value in (("AU", b".snd", b"\0\0\0\x18" + b"\xff" * 4), ("AIFF", b"SSND", b"\x7f\0\0\x08")):
+        path = tone(tmp_path / format, format=format)
+        data = bytearray(path.read_bytes())
+        at = data.index(mark) + 4
+        data[at:at + len(value)] = value
+        path.write_bytes(data)
+        assert check_audio(path, [(0, 0.5)]) == [None]
+
+
+def test_one_channel_is_judged_alone(tmp_path):
+    good = 0.1 * np.sin(np.arange(8000) * 0.1)
+    soundfile.write(tmp_path / "a.wav", np.stack([good, 0 * good], 1), 16000, subtype="FLOAT")
+    assert check_audio(tmp_path / "a.wav", [(0, 0.5, [0]), (0, 0.5, None), (0, 0.5, [0, 1])]) == [None] * 3
+    assert check_audio(tmp_path / "a.wav", [(0, 0.5, [1])])[0].startswith("silent")
+    assert check_audio(tmp_path / "a.wav", [(0, 0.5, [2])])[0].startswith("channel: there is no channel 2")
+
+
 def test_each_kind_of_bad_audio(tmp_path):
     good = 0.1 * np.sin(np.arange(8000) * 0.1)
     with_nan, with_inf, offset = good.copy(), good.copy(), np.full(8000, 0.3)
@@ -119,6 +155,47 @@ def test_what_is_written(tmp_path):
     assert (row["resampled"], row["mixed_down"], row["left_out"], row["normalised"]) == (1, 1, 0, 1)
     assert summary["test"]["speakers"] == 1 and json.loads((tmp_path / "data/summary.json").read_text()) == summary
     assert (tmp_path / "data/bad_audio.tsv").read_text() == "path\treason\tsplit\tid\n"
+
+
+def test_symbols_are_left_out_or_kept_and_counted(tmp_path, capsys):
+    change = {"train0": {"text": "<NOISE> hello [laughter] world {noise}", "language": "en"},
+              "train1": {"text": "好(hesitation)的"}, "train2": {"text": "<noise>"}, "dev0": {"text": "<foo> 好"}}
+    out = tmp_path / "out"
+    summary = finish(corpus(tmp_path, **change), out)
+    train = {cut.id: cut.supervisions[0].text for cut in CutSet.from_file(out / "train.jsonl.gz")}
+    assert (train["train0"], train["train1"]) == ("HELLO WORLD", "好的") and "train2" not in train
+    assert listed(out) == {"train2": "text"} and "non-speech symbols" in (out / "bad_audio.tsv").read_text()
+    assert summary["train"]["symbols"] == {"<HESITATION>": 1, "<LAUGHTER>": 1, "<NOISE>": 3}
+    assert summary["dev"]["symbols"] == summary["test"]["symbols"] == {}
+    assert json.loads((out / "summary.json").read_text()) == summary
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0].split()[-1] == "symbols" and [line.split()[-1] for line in lines[1:4]] == ["5", "0", "0"]
+    assert lines[4].startswith("symbols left out (") and lines[4].endswith(": <NOISE> 3, <HESITATION> 1, <LAUGHTER> 1")
+    assert "note: <foo> (1 times) in transcripts are read as words" in said.err and "nlsyms=FILE" in said.err
+
+    own = tmp_path / "nlsyms.txt"
+    own.write_text("<foo>\n")
+    summary = finish(corpus(tmp_path, **change), out, options={"symbols": "keep", "nlsyms": str(own)})
+    kept = {cut.id: cut.supervisions[0].text for split in ("train", "dev")
+            for cut in CutSet.from_file(out / f"{split}.jsonl.gz")}
+    assert (kept["train0"], kept["train2"]) == ("<NOISE> HELLO <LAUGHTER> WORLD <NOISE>", "<NOISE>")
+    assert kept["dev0"] == "<FOO>好" and summary["dev"]["symbols"] == {"<FOO>": 1}
+    said = capsys.readouterr()
+    assert "symbols kept as tokens: <NOISE> 3" in said.out and "read as words" not in said.err
+
+
+def test_any_number_of_utterances_without_words_is_left_out(tmp_path, capsys):
+    noise = {f"train{i}": {"text": "[noise]"} for i in range(10)}
+    assert finish(corpus(tmp_path, train=20, **noise), tmp_path / "out")["train"]["left_out"] == 10
+    assert "10 of 20 utterances of train can't be used" in capsys.readouterr().err
+    with pytest.raises(UserError, match="20 of 20"):
+        finish(corpus(tmp_path, train=20, **{f"train{i}": {"text": "[noise]"} for i in range(20)}), tmp_path / "out")
+
+
+def test_nothing_to_count_is_no_key(tmp_path, capsys):
+    summary = finish(corpus(tmp_path), tmp_path / "out", options={"symbols": "keep"})
+    assert all("symbols" not in row for row in summary.values()) and "symbols" not in capsys.readouterr().out
 
 
 def test_same_bytes_again_and_paths_that_hold_anywhere(tmp_path, monkeypatch):
@@ -237,6 +314,8 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     (["--option", "number=x"], "number must be int"),
     (["--option", "really=maybe"], "really must be bool"),
     (["--option", "number"], "not KEY=VALUE"),
+    (["--option", "symbols=both"], "symbols=both: it must be leave_out or keep"),
+    (["--option", "nlsyms=/no/such/file"], "nlsyms=/no/such/file can't be read"),
 ])
 def test_wrong_options(tmp_path, monkeypatch, capsys, extra, message):
     fake_corpus(monkeypatch, {})

@@ -74,6 +74,24 @@ def test_words_get_wer_and_cer(tmp_path, capsys):
     assert [r["metric"] for r in json.loads((tmp_path / "results.json").read_text())] == ["WER"]
 
 
+def test_code_switching_gets_a_mer(tmp_path, capsys):
+    hyps(tmp_path, "ctc_greedy", "test", [("u1", "我们用PYTHON写程序吧", "我们用PYTHONS写程序", None)])
+    assert main([str(tmp_path)]) == 0
+    rows = {r["metric"]: r for r in json.loads((tmp_path / "results.json").read_text())}
+    assert set(rows) == {"MER", "CER", "SER"} and rows["MER"]["protocol"] == "MER jiwer, hanzi and words"
+    assert rows["MER"]["value"] == 25.0 and rows["CER"]["value"] == pytest.approx(200 / 13, abs=1e-4)
+    assert (tmp_path / "results.txt").read_text(encoding="utf-8").startswith("test: ctc_greedy, MER 25.00 %")
+    assert (tmp_path / "decode/ctc_greedy/test/hyp.trn").read_text() == "我 们 用 PYTHONS 写 程 序 (u1)\n"
+    assert "MER 25.0 %" in (tmp_path / "decode/ctc_greedy/test/worst.txt").read_text()
+    hyps(tmp_path, "ctc_beam", "test", [("u1", "LET US 去 THE MARKET", "LET US 去 THE MARKET", None)])
+    for metric, expected in (("mer", ["MER"]), ("cer", ["CER"]), ("ser", ["SER"])):
+        assert main([str(tmp_path), "--metric", metric]) == 0
+        assert {r["metric"] for r in json.loads((tmp_path / "results.json").read_text())} == set(expected)
+    hyps(tmp_path / "english", "ctc_beam", "test", [("u1", "LET US 去 THE MARKET", "LET US 去 THE MARKET", None)])
+    assert main([str(tmp_path / "english")]) == 0
+    assert [r["metric"] for r in json.loads((tmp_path / "english/results.json").read_text())] == ["CER", "MER"]
+
+
 def test_methods_on_different_lists_are_told_apart(tmp_path):
     hyps(tmp_path, "ctc_greedy", "test", [("u1", "老师", "老师", None)])
     hyps(tmp_path, "ctc_beam", "test", [("u1", "老是", "老师", None)])

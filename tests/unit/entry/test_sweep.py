@@ -15,8 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from stages_helper import Recipe
-from test_stages_signals import gone
+from stages_helper import Recipe, gone
 
 from speechlab.config import setting
 from speechlab.errors import UserError
@@ -254,6 +253,10 @@ def test_from_another_folder_with_tag_and_sets(recipe, tmp_path):
     ("experiments: {a: {config: conf/none.yaml}}", "no config conf/none.yaml"),
     ("config: conf/none.yaml\ngrid: {optim.lr: [1]}", "no config conf/none.yaml"),
     ("grid: [", "is not plain YAML"),
+    ("grid: {optim.lr: [1]}\nabout: a\ngrid: {optim.lr: [2]}", "line 3: the key 'grid' stands twice (first in line 1)"),
+    ("experiments:\n  a: {optim.lr: 1,\n      optim.lr: 2}", "line 3: the key 'optim.lr' stands twice"),
+    ("experiments:\n  a: {}\n  a: {optim.lr: 2}", "line 3: the key 'a' stands twice (first in line 2)"),
+    ("grid: {optim.lr: [.nan]}", "'optim.lr' must be a finite number, not nan"),
     ("config: conf/b.yaml", "must be a mapping with grid"),
     ("optuna: {space: {optim.lr: [1]}}", "optuna needs trials or minutes"),
 ])

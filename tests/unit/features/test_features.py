@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 
 from speechlab import extract as stage
+from speechlab.corpora import cuts as cutting
 from speechlab.errors import UserError
 from speechlab.features import audio
 from speechlab.features.contract import FeatureContract, load_contract, require_same
 from speechlab.features.fbank import extract, normalise
+from speechlab.features.resample import resample
 
 kaldi = pytest.importorskip("kaldi_native_fbank")
 RATE = 16000
@@ -219,7 +221,9 @@ def corpus(folder: Path, count: int = 7, rate: int = RATE, channels: int = 1, ki
         soundfile.write(path, samples, rate)
         recording = Recording.from_file(path, recording_id=f"u{i}")
         said = SupervisionSegment(f"u{i}", f"u{i}", 0.0, recording.duration, text="你好", custom={"pinyin": "ni3 hao3"})
-        cuts.append(MonoCut(f"u{i}", 0.0, recording.duration, 0, supervisions=[said], recording=recording))
+        cuts.append(MonoCut(f"u{i}", 0.0, recording.duration, 0, supervisions=[said], recording=recording)
+                    if channels == 1 else MultiCut(f"u{i}", 0.0, recording.duration, list(range(channels)),
+                                                   supervisions=[said], recording=recording))
     CutSet.from_cuts(cuts[:-2]).to_file(folder / "train.jsonl.gz")
     CutSet.from_cuts(cuts[-2:]).to_file(folder / "dev.jsonl.gz")
     return folder
@@ -311,8 +315,64 @@ def test_resampled_and_mixed_down(tmp_path: Path) -> None:
         np.testing.assert_allclose(cut.load_features()[:-3], direct[:cut.num_frames - 3], atol=1e-3)
         assert cut.sampling_rate == RATE and cut.num_frames == cut.features.num_frames
         again, rate = audio.read(cut)  # the stored manifest's audio, for training on the fly: the same features
-        assert rate == RATE and again.shape[0] == 2
+        assert rate == 44100 and again.shape[0] == 2
         np.testing.assert_array_equal(extract(again, rate, FeatureContract()), cut.load_features())
+
+
+def test_one_resampler_of_any_rate_without_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps a tone's samples, at odd rates too, and lhotse's (with gigabytes of a table) is never asked."""
+    def never(*_: object) -> None:
+        raise AssertionError("this would make a table")
+
+    monkeypatch.setattr("lhotse.augmentation.torchaudio.get_or_create_resampler", never)
+    for rate in (8000, 11025, 24414, 44100, 44101, 48000):
+        def tone(at: int) -> np.ndarray:
+            return 0.5 * np.sin(2 * np.pi * 1000 * np.arange(at) / at)
+
+        got = resample(tone(rate), rate, RATE)
+        assert got.dtype == np.float32 and len(got) == RATE
+        np.testing.assert_allclose(got[500:-500], tone(RATE)[500:-500], atol=2e-4)
+        assert len(extract(tone(rate), rate, FeatureContract())) == 100
+    both = resample(np.stack([tone(48000), -tone(48000)]), 48000, RATE)
+    assert both.shape == (2, RATE) and np.array_equal(both[0], got) and np.array_equal(both[1], -got)
+
+
+def test_a_part_is_read_as_the_whole_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first sample to its last, of any format, of NIST without sph2pipe, and at another rate."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # no sph2pipe anywhere
+    sound = 0.1 * np.random.default_rng(0).standard_normal((8000, 2))
+    for name, how, kind in (("a.wav", {}, np.int16), ("a.flac", {}, np.float32),
+                            ("a.sph", {"format": "NIST"}, np.float32),
+                            ("u.sph", {"format": "NIST", "subtype": "ULAW"}, np.float32)):
+        soundfile.write(tmp_path / name, sound, 8000, **how)
+        recording = cutting.utterance("a", tmp_path / name).recording
+        whole, rate = audio.read(cutting.part("a", recording, 0.0, 1.0))
+        assert rate == 8000 and whole.shape == (2, 8000) and whole.dtype == kind
+        one, rate = audio.read(cutting.part("b", recording, 0.1, 0.50006, channel=1))  # 4000.48 samples
+        assert rate == 8000 and np.array_equal(one, whole[1:, 800:4800])
+        last, _ = audio.read(cutting.part("c", recording, 0.75, 0.25))
+        assert np.array_equal(last, whole[:, 6000:])
+        with pytest.raises(UserError, match="2000 of 2400 samples are there from 0.75 s on"):
+            audio.read(cutting.part("d", recording, 0.75, 0.3))
+
+
+def test_segments_of_a_nist_file_through_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture) -> None:
+    """8 kHz, two channels, the second one heard: stage 2 takes what stage 1 took."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sound = 0.1 * np.random.default_rng(0).standard_normal((8000, 2))
+    soundfile.write(tmp_path / "a.sph", sound, 8000, format="NIST")
+    recording = cutting.utterance("a", tmp_path / "a.sph").recording
+    cut = cutting.part("b", recording, 0.25, 0.5, channel=1, text="b")
+    CutSet.from_cuts([cut]).to_file(tmp_path / "train.jsonl.gz")
+    config = tmp_path / "c.yaml"
+    config.write_text("task: asr\nmodel: {class: 'speechlab.models.asr:Conformer'}\n")
+    assert stage.main([str(config), "--data", str(tmp_path), "--to", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "1 utterances of train are one channel each of several" in said
+    samples = soundfile.read(tmp_path / "a.sph", dtype="float32")[0]
+    wanted = extract(samples[2000:6000, 1], 8000, FeatureContract())
+    np.testing.assert_array_equal(stored(tmp_path / "out")["b"], wanted)
 
 
 def test_goes_on_after_an_interruption(tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch,

@@ -24,7 +24,7 @@ def test_the_contract_notices(tmp_path):
     for name in ("", "data", "models"):
         (house / name).mkdir()
         (house / name / "__init__.py").write_text("")
-    for name in ("config", "errors", "files", "progress"):
+    for name in ("config", "cores", "errors", "files", "progress"):
         (house / f"{name}.py").write_text("")
     assert lint(tmp_path).returncode == 0
     (house / "models" / "net.py").write_text("import speechlab.data\n")

@@ -237,7 +237,7 @@ def test_the_large_model_builds_and_takes_a_batch():
 def test_shares_that_leave_nothing_are_refused():
     raw = {"task": "asr", "model": {"class": "speechlab.models.asr:Transformer"}}
     for more, words in (({"loss": {"ctc": 0.3}}, "give decoder.layers"), ({"decoder": {"layers": 2}}, "leaves nothing"),
-                        ({"loss": {"ctc": 1.5}}, "between 0 and 1")):
+                        ({"loss": {"ctc": 1.5}}, "at least 0 and at most 1")):
         with pytest.raises(UserError, match=words):
             from_dict({**raw, **more})
 

@@ -155,6 +155,23 @@ def test_command(two, capsys):
     assert len([line for line in capsys.readouterr().out.splitlines() if "ctc_greedy" in line]) == 1
 
 
+def test_command_with_mixed_references(tmp_path, capsys):
+    """All test sets of an experiment are compared by what scoring judges them by, also one of a single script."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    texts = [f"{text}HELLO WORLD" for text in sentences(30)]
+    for exp, wrong in ((a, 0.3), (b, 0.1)):
+        write(exp, "ctc_greedy", "test_cs", answers(texts, wrong))
+        write(exp, "ctc_greedy", "test_zh", answers(sentences(10), wrong))
+    assert main(["--compare", str(a), str(b), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["test_set"], row["metric"]) for row in rows if row["metric"] != "SER"] == [
+        (test_set, metric) for test_set in ("test_cs", "test_zh") for metric in ("MER", "CER")]
+    assert rows[0]["verdict"].startswith("B is better by") and rows[0]["protocol"] == "MER jiwer, hanzi and words"
+    assert main(["--compare", str(a), str(b), "--metric", "mer"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("test_")]
+    assert [line[2] for line in lines if line[1] == "ctc_greedy"] == ["MER", "MER"]
+
+
 def test_command_with_two_methods_as_json(two, capsys):
     a, b = map(str, two)
     assert main(["--compare", a, b, "--method", "ctc_beam,ctc_greedy", "--json"]) == 0

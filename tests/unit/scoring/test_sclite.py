@@ -73,6 +73,31 @@ def test_sclite_is_never_lower_and_is_higher_where_its_weights_say_so(tmp_path):
     assert (ours["shift-0"], theirs["shift-0"]) == (Counts(5, 0, 0, 5), Counts(0, 3, 3, 5))
 
 
+@needs_sclite
+def test_agrees_on_hanzi_and_words(tmp_path):
+    items = [Item("a-1", "我用PYTHON写 HELLO 程序", "我用PYTHONS写程序"), Item("a-2", "OK 好(吧)", "OK 好(吧)吗")]
+    rate = error_rate(items, "mixed")
+    assert write_trn(tmp_path, items, "mixed") == {u.item.id: u.counts for u in rate.utterances}
+    assert rate.counts == Counts(1, 1, 1, 12)
+
+
+def test_mixed_units_are_written_for_sclite(tmp_path, monkeypatch, capsys):
+    """A program in sclite's place shows the trn files that it was given."""
+    fake = tmp_path / "bin" / "sclite"
+    fake.parent.mkdir()
+    monkeypatch.setattr(shutil, "which", lambda name: str(fake) if name == "sclite" else None)
+    fake.write_text('#!/bin/sh\ncp "$2" "$0.ref"\ncp "$5" "$0.hyp"\n'
+                    'printf "id: (u-1)\\nScores: (#C #S #D #I) 3 1 0 0\\nREF: x\\n\\n"\n')
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    exp = experiment(tmp_path, [Item("u-1", "我用PYTHON写", "我用PYTHONS写")])
+    for options in ([], ["--metric", "mer"]):
+        assert main([str(exp), "--sclite", *options]) == 0
+        out = capsys.readouterr().out
+        assert "no utterance differs" in out and out.count(" MER ") == 2
+        assert (tmp_path / "bin/sclite.ref").read_text(encoding="utf-8") == "我 用 PYTHON 写 (u-1)\n"
+        assert (tmp_path / "bin/sclite.hyp").read_text(encoding="utf-8") == "我 用 PYTHONS 写 (u-1)\n"
+
+
 def experiment(tmp_path, items, method="ctc_greedy"):
     folder = tmp_path / "my exp" / "decode" / method / "test"
     folder.mkdir(parents=True)

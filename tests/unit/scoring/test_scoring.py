@@ -9,7 +9,18 @@ from speechlab.scoring.bootstrap import interval
 from speechlab.scoring.layout import width
 from speechlab.scoring.results import Row, list_hash, render, write_results
 from speechlab.scoring.syllables import Syllables, canonical, true_readings
-from speechlab.scoring.wer import Counts, Item, alignment, error_rate, mostly_hanzi, trn, units, worst
+from speechlab.scoring.wer import (
+    Counts,
+    Item,
+    alignment,
+    code_switched,
+    error_rate,
+    is_hanzi,
+    mostly_hanzi,
+    trn,
+    units,
+    worst,
+)
 
 
 def test_word_errors_by_hand():
@@ -69,6 +80,41 @@ def test_worst_are_those_with_most_errors():
 def test_mostly_hanzi():
     assert mostly_hanzi(["今天是MONDAY", "老师您好老师"])
     assert not mostly_hanzi(["HELLO WORLD 好"]) and not mostly_hanzi([""])
+
+
+def test_mixed_errors_by_hand():
+    assert units("我用PYTHON写 HELLO WORLD 程序", "mixed") == ["我", "用", "PYTHON", "写", "HELLO", "WORLD", "程", "序"]
+    assert units("DON'T 好2024年", "mixed") == ["DON'T", "好", "2024", "年"]
+    items = [Item("a", "我用PYTHON写程序", "我用 PYTHONS 写程"),  # a word and a deletion of 6
+             Item("b", "OK 好", "OK好的")]  # an insertion of 2
+    rate = error_rate(items, "mixed")
+    assert rate.counts == Counts(substitutions=1, deletions=1, insertions=1, length=8) and rate.value == 37.5
+    assert trn([("a b", items[0].ref)], "mixed") == "我 用 PYTHON 写 程 序 (a_b)\n"
+    assert error_rate([Item("a", "今天很好", "今天好")], "mixed").counts == \
+        error_rate([Item("a", "今天很好", "今天好")], "char").counts, "of hanzi alone, MER is CER"
+    assert error_rate([Item("a", "HELLO WORLD", "HELLO")], "mixed").counts == Counts(0, 1, 0, 2), "of words alone, WER"
+
+
+def test_hanzi_of_every_block():
+    for character in "一㐀〇豈\U00020000\U000323af":
+        assert is_hanzi(character) and units(f"A{character}B", "mixed") == ["A", character, "B"]
+
+
+def test_how_mixed_references_must_be():
+    assert code_switched(["我们用PYTHON写程序", "OK"]) and code_switched(["LET'S GO TO THE MARKET 买 SOME VEGETABLES"])
+    assert code_switched(["一二三四五六七八九 OK"]), "one unit in ten"
+    assert not code_switched(["一二三四五六七八九十 OK"]) and not code_switched(["好", "A B C D E F G H I J"])
+    assert not code_switched(["今天是2024年3月5日"]), "numbers are no words"
+    assert not code_switched(["これは日本語です 人名"]) and not code_switched([]) and not code_switched([""])
+    assert not code_switched(["好<NOISE>", "<NOISE> <NOISE>"])
+
+
+def test_kept_symbols_are_not_scored():
+    for unit, length in (("char", 2), ("word", 1), ("mixed", 2)):
+        counts = error_rate([Item("a", "<NOISE> 你好 <LAUGHTER>", "你好<COUGH>")], unit).counts
+        assert counts == Counts(0, 0, 0, length)
+    assert trn([("a", "HELLO <NOISE> YOU")], "word") == "HELLO YOU (a)\n"
+    assert syllable_rate(Item("a", "他<NOISE>们", "她们", pinyin="ta1 men5")).counts == Counts(0, 0, 0, 2)
 
 
 SOUNDS = {"他": "ta1", "她": "ta1", "们": "men5", "长": "zhang3", "掌": "zhang3", "了": "le5", "料": "liao4",

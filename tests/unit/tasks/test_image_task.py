@@ -109,7 +109,8 @@ def test_it_learns_and_leaves_what_it_should(trained):
     assert {k.removeprefix("dead/") for k in epochs[0] if k.startswith("dead/")} == names
     squares = sum(v**2 for k, v in steps[0].items() if k.startswith("grad_norm/"))
     assert 0 < squares <= steps[0]["grad_norm"] ** 2 * (1 + 1e-4), "the layers' norms are parts of the whole"
-    pages = sorted(path.name for path in (exp / "layers").iterdir())
+    pages = sorted(path.name for path in (exp / "layers").glob("*.png"))
+    assert "Row: an image" in (exp / "layers" / "caption.txt").read_text()
     assert pages == ["epoch-01.png", "epoch-02.png", "epoch-03.png"]
     assert (exp / "layers" / pages[0]).read_bytes()[:4] == b"\x89PNG"
     state = checkpoint.load(exp / "checkpoints" / "final.pt")

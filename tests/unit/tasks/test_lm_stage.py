@@ -7,6 +7,7 @@ import pytest
 from lhotse import CutSet
 
 from speechlab.corpora.cuts import utterance
+from speechlab.data import lm
 from speechlab.data.lm import LMConfig, estimate
 from speechlab.data.tokens import Tokenizer
 from speechlab.decoding.arpa import load
@@ -71,6 +72,17 @@ def test_more_text_is_normalised_and_weighed(tmp_path):
     assert without.probability("<unk>") < much.probability("<unk>")
 
 
+def test_more_text_keeps_symbols_only_where_transcripts_do(tmp_path):
+    """And is read in the language of the corpus: without spaces between hanzi, whatever the language is called."""
+    texts = tmp_path / "more.txt"
+    texts.write_text("好 <noise> 你\n" * 9, encoding="utf-8")
+    for transcripts, before in ((["好你", "我<NOISE>"], "<NOISE>"), (["好你", "我"], "好")):
+        tokenizer = Tokenizer.train(transcripts)
+        model = estimate(transcripts, tokenizer, LMConfig(order=2, distinct=False), texts, "中文")
+        assert ("<NOISE>" in model.vocabulary) == (before == "<NOISE>") and "<" not in model.vocabulary
+        assert model.probability("你", before) > 10 * model.probability("你", "我")
+
+
 def test_every_unit_has_a_probability_and_rare_ones_are_unknown():
     tokenizer = Tokenizer.train(TRAIN, min_count=2)
     assert "吗" not in tokenizer.units
@@ -105,3 +117,9 @@ def test_errors(data, monkeypatch, capsys, tmp_path):
     CutSet.from_cuts([cut]).to_file(data / "train.jsonl.gz")
     assert run(monkeypatch, data) == 1
     assert "empty" in capsys.readouterr().err
+
+
+def test_a_line_ends_at_a_line_feed_alone(tmp_path):
+    """U+2028 and others, at which str.splitlines breaks, stand within a sentence."""
+    (tmp_path / "text").write_bytes("一\u2028二\r\n三\x0b四\n".encode())
+    assert len(lm._read(tmp_path / "text", "zh", lm.LEAVE_OUT)) == 2

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from stages_helper import recipe  # noqa: F401  (a fixture)
 
-EGS = Path(__file__).resolve().parents[3] / "egs"
+ROOT = Path(__file__).resolve().parents[3]
+EGS = ROOT / "egs"
 RECIPES = sorted(path.parent.name for path in EGS.glob("*/run.sh"))
 
 # A config is JSON here, and a section's name is said in it.
@@ -164,6 +167,20 @@ class TestChoosing:
         assert f"reads {folder}/wav.scp" in chooser.run("--help", "--corpus", "kaldi", "--data_dir", str(folder)).stdout
 
 
+def test_a_corpus_on_disk_is_told_to_every_stage(recipe, tmp_path):
+    """By SPEECHLAB_DATA_DIR, for containers: its audio is read by stages that do not have it among their arguments."""
+    recipe.write('#!/usr/bin/env bash\n# A title.\nsource "$(dirname "$0")/../../tools/recipe.sh"\n'
+                 'option_corpus mini any:\nparse_options "$@"\nchoose_corpus\n'
+                 'stage 1 "One" --out data/one -- bash -c \'echo "${SPEECHLAB_DATA_DIR-none}" > data/one\'\n'
+                 'run_stages\n')
+    (tmp_path / "my 数据").mkdir()
+    (recipe.folder / "mine").mkdir()
+    for arguments, wanted in ((("--corpus", "any", "--data_dir", f"{tmp_path}/my 数据"), f"{tmp_path}/my 数据"),
+                              (("--corpus", "any", "--data_dir", "mine"), f"{recipe.folder}/mine"), ((), "none")):
+        recipe.run("--stage", "1", *arguments, SPEECHLAB_DATA_DIR="/of/another/run")
+        assert (recipe.folder / "data" / "one").read_text(encoding="utf-8") == f"{wanted}\n"
+
+
 class TestALink:
     def test_to_run_sh(self, recipe, tmp_path):
         link = tmp_path / "go.sh"
@@ -182,3 +199,31 @@ class TestALink:
         (other / "work.py").write_text((recipe.folder / "work.py").read_text(encoding="utf-8"), encoding="utf-8")
         recipe.run("--stop_stage", "1", cwd=other)
         assert (other / "data" / "mini" / "train.gz").exists() and not (recipe.folder / "data").exists()
+
+    def test_where_readlink_has_no_f(self, recipe, tmp_path):
+        """macOS before 12.3: a link to run.sh does not work, and all else does, without a word of readlink's."""
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "readlink").write_text("#!/bin/sh\necho 'readlink: illegal option -- f' >&2\nexit 1\n")
+        (tmp_path / "bin" / "readlink").chmod(0o755)
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        assert recipe.run("--stop_stage", "1", PATH=path).stderr == ""
+        script = str(recipe.folder / "run.sh")
+        assert "nothing to do" in recipe.run("--stop_stage", "1", cwd=tmp_path, script=script, PATH=path).stdout
+        (recipe.folder / "link.sh").symlink_to("run.sh")
+        assert "nothing to do" in recipe.run("--stop_stage", "1", script="./link.sh", PATH=path).stdout
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="no git")
+def test_a_clone_that_turns_line_ends_into_windows(recipe, tmp_path):
+    """core.autocrlf: .gitattributes says that our files keep theirs."""
+    shutil.copy(ROOT / ".gitattributes", recipe.house)
+    (recipe.house / ".gitignore").write_text(".venv\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(recipe.house)]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *words], check=True)
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "-c", "core.autocrlf=true", str(recipe.house), str(clone)], check=True)
+    files = [path for path in clone.rglob("*") if path.is_file() and ".git" not in path.parts]
+    assert len(files) > 10 and not [path for path in files if b"\r" in path.read_bytes()]
+    recipe.house, recipe.folder = clone, clone / "egs" / "little"
+    assert "done: exp/mini_a/results.txt" in recipe.run().stdout

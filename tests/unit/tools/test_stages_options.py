@@ -123,12 +123,15 @@ class TestCommand:
         assert [line.split(" bash")[0] for line in self.calls(recipe)] == ["--", "--ngpu 2 --"]
         assert [(recipe.folder / "data" / name).read_text() for name in ("one", "two")] == ["0\n", "2\n"]
 
-    def test_torchrun_for_several(self, recipe):
-        recipe.stages('stage 4 "Four" --gpu --ddp --out data/four -- python -m speechlab.train --data d')
-        for ngpu, launched in (("2", True), ("1", False), ("0", False)):
-            shown = recipe.run("--dry_run", "--ngpu", ngpu).stdout
-            launcher = "-m torch.distributed.run --standalone --nproc_per_node=2 -m speechlab.train --data d"
-            assert (launcher in shown) == launched
+    def test_several_gpus_are_the_commands_own_affair(self, recipe):
+        """No torchrun, which would turn "saved, start me again" (85) into 1."""
+        recipe.stages('stage 4 "Four" --gpu --ddp --train --out exp/a/checkpoints/b '
+                      '-- python work.py exp/a/checkpoints/b --status 85')
+        for ngpu in ("0", "1", "2"):
+            assert "saved, to be requeued" in recipe.run("--ngpu", ngpu, status=85).stderr
+        options = ["--", "--ngpu 1 --", "--ngpu 2 --"]
+        assert [line.split(f" {recipe.env['SPEECHLAB_PYTHON']}")[0] for line in self.calls(recipe)] == options
+        assert all(" work.py exp/a/checkpoints/b " in line for line in self.calls(recipe))
 
     def test_an_idle_gpu_is_mentioned(self, recipe, tmp_path):
         (tmp_path / "bin").mkdir()
@@ -179,12 +182,14 @@ class TestWhichPython:
         (recipe.house / ".venv" / "bin" / "python").unlink()
         return recipe
 
-    def environment(self, where, packages=("torch", "lhotse")):
+    def environment(self, where, packages=("torch", "lhotse"), **versions):
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(where)], check=True)
         version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
         for name in packages:
             (where / "lib" / version / "site-packages" / name).mkdir()
             (where / "lib" / version / "site-packages" / name / "__init__.py").touch()
+            if name in versions:
+                (where / "lib" / version / "site-packages" / f"{name}-{versions[name]}.dist-info").mkdir()
         return str(where)
 
     def chosen(self, house, **env) -> str:
@@ -204,6 +209,48 @@ class TestWhichPython:
     def test_one_with_half_of_the_packages_is_not_taken(self, house, tmp_path):
         own = self.environment(house.house / ".venv")
         assert self.chosen(house, VIRTUAL_ENV=self.environment(tmp_path / "active", ("torch",))) == own
+
+    def test_one_with_other_versions_gives_way_to_the_houses_own(self, house, tmp_path):
+        (house.house / "setup.py").write_text('CORE = [\n    "torch==2.11.0",  # x\n    "torchaudio==1",\n'
+                                              '    "lhotse==1.33.0",\n]')
+        active = self.environment(tmp_path / "active", torch="2.4.1+cu121", lhotse="1.33.0")
+        python = f"{active}/bin/python"
+        note = f"note: {python} has torch 2.4.1+cu121, and setup.py asks for 2.11.0"
+        done = house.run(VIRTUAL_ENV=active)  # the only one
+        assert done.stdout.count("note: ") == 1
+        assert done.stdout.startswith(f"{note}: it is used all the same (tools/setup.sh makes .venv with these)\n")
+        assert (house.folder / "data" / "one").read_text() == active
+        assert f"# {note}" in house.run("--dry_run", "--stage", "1", VIRTUAL_ENV=active).stdout
+        assert "note: " not in house.run(VIRTUAL_ENV=active).stdout  # nothing to do: nobody looks
+        own = self.environment(house.house / ".venv", torch="2.11.0+cpu", lhotse="1.33.0")
+        done = house.run("--stage", "1", VIRTUAL_ENV=active)
+        assert done.stdout.startswith(f"{note}: {own}/bin/python is used (SPEECHLAB_PYTHON names another)\n")
+        assert (house.folder / "data" / "one").read_text() == own
+        assert self.chosen(house, VIRTUAL_ENV=active, SPEECHLAB_PYTHON=python) == active
+        (house.house / ".venv" / ".incomplete").touch()  # not whole
+        assert self.chosen(house, VIRTUAL_ENV=active) == active
+        (house.house / ".venv" / ".incomplete").unlink()
+        fit = self.environment(tmp_path / "fit", torch="2.11.0+cu130", lhotse="1.33.0")
+        done = house.run("--stage", "1", VIRTUAL_ENV=fit)
+        assert (house.folder / "data" / "one").read_text() == fit and "note: " not in done.stdout
+
+    def test_versions_that_are_not_known_or_asked_for_from_python_itself(self, house, tmp_path):
+        (house.house / "setup.py").write_text('    "torch==2.11.0",\n    "lhotse==1.33.0",\n')
+        active = self.environment(tmp_path / "active")
+        assert ("has torch of an unknown version and lhotse of an unknown version, and setup.py asks for 2.11.0 and "
+                "1.33.0: " in house.run(VIRTUAL_ENV=active).stdout)
+        own = self.environment(house.house / ".venv", torch="2.11.0", lhotse="1.33.0")
+        assert self.chosen(house, VIRTUAL_ENV=active) == own
+        # Packages elsewhere (a distribution's own folder, say): that Python is asked.
+        empty = self.environment(tmp_path / "empty", packages=())
+        self.environment(tmp_path / "old", torch="2.0", lhotse="1.33.0")
+        site = next((tmp_path / "old").glob("lib/python3*/site-packages"))
+        for info in site.glob("*.dist-info"):
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {info.name.split('-')[0]}\n"
+                                           f"Version: {info.name.split('-')[1].removesuffix('.dist')}\n")
+        done = house.run("--stage", "1", VIRTUAL_ENV=empty, PYTHONPATH=str(site))
+        assert done.stdout.startswith(f"note: {empty}/bin/python has torch 2.0, and setup.py asks for 2.11.0: "
+                                      f"{own}/bin/python is used")
 
     def test_setup_makes_one_after_saying_how_large_it_is(self, house):
         script = house.house / "tools" / "setup.sh"
@@ -234,3 +281,32 @@ class TestWhichPython:
 
     def test_a_wrong_speechlab_python(self, house):
         assert "SPEECHLAB_PYTHON=/none can't be run" in house.run(status=2, SPEECHLAB_PYTHON="/none").stderr
+
+
+@pytest.mark.parametrize("given, says", [
+    ("/", "is /, and the recipe lies in it"),
+    *((above, "and the recipe lies in it") for above in (".", "./", "..", "../..", "link", "../little")),
+    *((own, f"{own.strip('./').split('/')[0]}/ is the recipe's own")
+      for own in ("conf", "./conf/", "conf/a", "local", "data", "data/mini", "figures/x")),
+    ("exp/../conf", "conf/ is the recipe's own"), ("exp", "is the folder of all experiments"), ("run.sh", "is a file"),
+])
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_an_experiments_folder_is_its_own(recipe, given, says, force):
+    (recipe.folder / "link").symlink_to(recipe.folder)
+    (recipe.folder / "exp").mkdir()
+    before = sorted(recipe.folder.rglob("*"))
+    done = recipe.run("--exp", given, *force, status=2)
+    assert done.stderr.startswith("run.sh: --exp ") and says in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.rstrip().endswith("(exp/NAME)") and not done.stdout
+    assert recipe.ran() == [] and sorted(recipe.folder.rglob("*")) == before
+
+
+def test_a_folder_of_the_recipe_may_be_a_link(recipe, tmp_path):
+    (tmp_path / "store").mkdir()
+    (recipe.folder / "data").symlink_to(tmp_path / "store")
+    assert "data/ is the recipe's own" in recipe.run("--exp", str(tmp_path / "store"), status=2).stderr
+
+
+def test_other_folders_are_an_experiments(recipe, tmp_path):
+    for given in ("exp/a", "conf_a", "datas", str(tmp_path / "elsewhere" / "a"), "../other"):
+        recipe.run("--exp", given, "--dry_run")

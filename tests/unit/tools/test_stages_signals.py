@@ -12,22 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from stages_helper import TOOLS, recipe  # noqa: F401  (recipe is a fixture)
+from stages_helper import TOOLS, gone, recipe  # noqa: F401  (recipe is a fixture)
 
 STAGES = [0, 1, 2, 4, 6]
 FILES = dict(zip(STAGES, [".complete", "train.gz", "train", "best", "results.txt"]))
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended (a zombie has)."""
-    for _ in range(500):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def goes_on(recipe, stage: int) -> str:

@@ -45,6 +45,21 @@ class TestAStage:
         recipe.run()
         assert told(recipe, "stage 2: Fbank", "--set", "features.num_mel_bins=40") == "num_mel_bins was 80, is 40"
 
+    def test_a_file_of_many_is_gone(self, recipe):
+        """Of an input with a star, one that is no more there; and not where all of them are."""
+        recipe.stages('stage 2 "Fbank" --in "data/d*/x" --out data/f -- python work.py data/f')
+        for name in ("da", "db", "other"):
+            (recipe.folder / "data" / name).mkdir(parents=True)
+            (recipe.folder / "data" / name / "x").write_text(name)
+        recipe.run()
+        (recipe.folder / "data" / "other" / "x").unlink()
+        assert "nothing to do" in recipe.run().stdout
+        (recipe.folder / "data" / "da" / "x").unlink()
+        assert told(recipe, "stage 2: Fbank") == "data/da/x is gone"
+        assert "nothing to do" in recipe.run().stdout  # and it is remembered
+        (recipe.folder / "data" / "db" / "x").unlink()
+        assert "nothing to do" in recipe.run().stdout
+
     def test_a_value_of_several_lines_is_one_line_of_the_log(self, recipe):
         recipe.stages(FBANK)
         recipe.run("--set", 'features.dither="a"')

@@ -223,6 +223,10 @@ def test_a_skipped_step_has_no_loss(toy, tmp_path):
     assert status == 0
     found = epoch_losses(tmp_path / "epoch")
     assert found[2] is None and found[1] > 0 and found[3] > 0
+    assert "epoch 2/3: train loss skipped; validation loss" in output and "train loss nan" not in output
+    said = [line for line in (tmp_path / "epoch" / "samples.md").read_text().splitlines() if line.startswith("## ")]
+    assert len(said) == 3 and said[1].endswith("training loss skipped")
+    assert all(line.rsplit(" ", 1)[1].replace(".", "").isdigit() for line in (said[0], said[2]))
     for line in (tmp_path / "epoch" / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=refuse)  # Python alone reads NaN
 
