@@ -56,7 +56,8 @@ def at(recipe: str | Path | None, fresh: bool = False) -> None:
     _on_path = folder if os.path.isdir(os.path.join(folder, "local")) else ""
     if _on_path:
         sys.path.insert(0, folder)
-    importlib.invalidate_caches()
+        importlib.invalidate_caches()
+        importlib.import_module("local")  # so that nobody looks for it in the working folder, another recipe perhaps
 
 
 def enter(*recipes: str | Path | None) -> Path:
@@ -84,7 +85,7 @@ def locate(path: str) -> Any:
     if not any(module == prefix or module.startswith(prefix + ".") for prefix in IMPORTABLE):
         raise UserError(f"class '{path}': only modules of {', '.join(IMPORTABLE)} may be named in a config; "
                         "put a class of your own into the recipe's local/ folder")
-    if module.split(".")[0] == "local" and "local" not in sys.modules and not _on_path:
+    if module.split(".")[0] == "local" and "local" not in sys.modules:
         at(None)
     try:
         found = importlib.import_module(module)
@@ -114,7 +115,7 @@ def find(name: str, where: str = "config") -> Task:
         raise UserError(f"{where}: no task '{name}'{nearest(name, names())}; there are {', '.join(names())}, and "
                         "local.NAME for a recipe's own local/NAME.py", 2)
     full = name if own else f"{__name__}.{name}"
-    if own and "local" not in sys.modules and not _on_path:
+    if own and "local" not in sys.modules:
         at(None)
     try:
         module = importlib.import_module(full)
@@ -163,8 +164,8 @@ def load(exp: str | Path, checkpoint: str | Path | None = None, device: torch.de
         exp: the experiment's folder, or a checkpoint that was copied alone.
         checkpoint: another one than ``exp/checkpoints/final.pt``.
         device: where it computes (default: the CPU).
-        sets: overrides of the config's section ``decode``, ``{"decode.beam": 16}`` or ``["decode.beam=16"]``: it is the only
-            section that can still be changed.
+        sets: overrides of the config's section ``decode``, ``{"decode.beam": 16}`` or ``["decode.beam=16"]``: it
+            is the only section that can still be changed.
         config: a resolved config whose section ``decode`` takes the place of the checkpoint's.
     Raises:
         UserError: no such experiment, a training that has not ended, a damaged file, another task's checkpoint.
