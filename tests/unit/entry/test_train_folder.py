@@ -1,5 +1,7 @@
 """Where speechlab.train writes: a folder of the experiment's own."""
 
+import sys
+
 import pytest
 
 from speechlab import train
@@ -13,6 +15,7 @@ def recipe(tmp_path, monkeypatch):
     (folder / "conf" / "a.yaml").write_text("task: image\nmodel: {class: 'speechlab.models.images:MLP'}\n")
     (folder / "run.sh").write_text("")
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a recipe's local/ would stay the one that later tests find
     return folder
 
 

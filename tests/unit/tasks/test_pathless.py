@@ -140,8 +140,11 @@ def test_they_are_found_before_training_and_named_once(caplog, monkeypatch, mode
     assert 5 < len(short) < 150 and task.pathless(cuts) == short
     assert task.model.training and torch.equal(before, torch.random.get_rng_state())
 
-    monkeypatch.setattr(logging.getLogger("speechlab"), "propagate", True)
-    with caplog.at_level(logging.WARNING, logger="speechlab"):
+    log = logging.getLogger("speechlab")
+    with caplog.at_level(logging.WARNING, logger="speechlab"), monkeypatch.context() as patch:
+        # A training in this process (start_log) leaves its handlers and no propagation, and pytest then adds its own.
+        patch.setattr(log, "handlers", [caplog.handler])
+        patch.setattr(log, "propagate", False)
         task._tell_pathless("training", cuts)
         task._tell_pathless("training", [one for one in cuts if one.id not in short])
     (record,) = caplog.records
