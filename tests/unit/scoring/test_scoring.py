@@ -7,6 +7,7 @@ import pytest
 
 from speechlab.scoring.bootstrap import interval
 from speechlab.scoring.layout import width
+from speechlab.scoring.metric import Metric
 from speechlab.scoring.results import Row, list_hash, render, write_results
 from speechlab.scoring.syllables import Syllables, canonical, true_readings
 from speechlab.scoring.wer import (
@@ -262,3 +263,18 @@ def test_trn_form():
     assert trn([("a b", "老师 ok")], "char") == "老 师 o k (a_b)\n"
     assert trn([("x", "two  words (really)")], "word") == "two words （really） (x)\n"
     assert trn([("x", "")], "word") == "(x)\n"
+
+
+def test_the_opening_in_odd_cases():
+    def first(*rows, **options):
+        return render(rows, {"experiment": "x"}, **options).partition("\n\n")[0].splitlines()
+
+    odd = Metric("odd", lower=None)
+    assert first(_row(metric="odd", method="a"), _row(metric="odd", method="b"), own=[odd]) == [
+        "test: 2 methods, and nobody has said whether a high odd is good or bad"]
+    assert first(_row(metric="odd", method="a"), own=[odd]) == ["test: a, odd 12.35 % (11.00 - 13.00), 1 of 11 failed"]
+    other = first(_row(n_failed=0), _row(n_failed=0, test_set="other", metric="SER"))
+    assert [line.partition(" 12")[0] for line in other] == ["other: ctc_greedy, SER", "test: ctc_greedy, CER"]
+    assert first(_row(value=None, ci_low=None, ci_high=None, n=0, n_failed=40)) == ["test: no figure, 40 failed"]
+    assert first(_row(value=float("nan"), method="a"), _row(method="b"))[0].startswith("test: b, CER 12.35")
+    assert "(-6.00 to -4.00)" in first(_row(metric="SI-SDR", unit="dB", value=-5.0, ci_low=-6.0, ci_high=-4.0))[0]

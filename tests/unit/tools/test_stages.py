@@ -286,7 +286,7 @@ def test_a_misspelt_config_key_ends_it_before_anything_runs(recipe):
 
 def test_a_config_that_is_not_there(recipe):
     assert "there is no config" in recipe.run("--config", "conf/aa.yaml", status=2).stderr
-    assert "did you mean a.yaml?" in recipe.run("--config", "conf/aa.yaml", status=2).stderr
+    assert "did you mean conf/a.yaml?" in recipe.run("--config", "conf/aa.yaml", status=2).stderr
 
 
 def test_code_that_changes_defaults_makes_the_cached_config_void(recipe):
