@@ -47,8 +47,8 @@ def at(recipe: str | Path | None, fresh: bool = False) -> None:
     global _on_path
     folder = str(Path(recipe or ".").resolve())
     there = sys.modules.get("local")
-    if there is not None and (fresh or os.path.join(folder, "local") not in [os.path.realpath(p)
-                                                                             for p in there.__path__]):
+    # The first: folders without __init__.py are one package for Python, the working folder's local/ among them.
+    if there is not None and (fresh or os.path.join(folder, "local") != os.path.realpath(list(there.__path__)[0])):
         for name in [n for n in sys.modules if n == "local" or n.startswith("local.")]:
             del sys.modules[name]
     if _on_path in sys.path:

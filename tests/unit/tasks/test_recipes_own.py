@@ -34,6 +34,7 @@ def forget() -> None:
 
 def test_the_experiments_recipe_and_not_the_one_where_one_stands(recipes, monkeypatch):
     monkeypatch.chdir(recipes / "A")
+    monkeypatch.syspath_prepend("")  # as in a notebook
     assert tasks.of("../B/exp/e").about == "B"
     assert tasks.of("exp/e").about == "A"
     assert tasks.of("../B/exp/e").about == "B"
