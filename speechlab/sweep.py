@@ -237,6 +237,9 @@ class Runner:
             trial.status, trial.reason = FAILED, reason(output) or f"status {status}"
         else:
             trial.status, trial.reason = DONE, ""
+        if trial.status == DONE and self.sweep.metric and sweeps.measure(trial, self.sweep.metric).best is None:
+            trial.status = FAILED
+            trial.reason = f"none of its epochs has a figure {self.sweep.metric} (the sweep's metric)"
         sweeps.note(trial, self.sweep.name)
         with self.telling:
             self.ended += 1

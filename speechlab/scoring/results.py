@@ -83,7 +83,7 @@ def render(rows: Sequence[Row], header: Mapping[str, str], notes: Sequence[str] 
     if about or side:
         parts.append([*about, *side])
     if rows or not speeds:
-        parts.append(_details(rows))
+        parts.append(_details(rows, own))
     if notes:
         parts.append(list(notes))
     if speeds:
@@ -112,10 +112,10 @@ def _best(rows: Sequence[Row], own: Sequence[Metric], methods: Collection[str] |
             lines.append(f"{test_set}: {len(there)} methods, and nobody has said whether a high {main} is good or bad")
             continue
         best = min(there, key=lambda row: (row.value != row.value, judge.rank(row.value)))  # NaN: last
-        ends = f" ({_interval(best)})" if best.ci_low is not None else ""
+        ends = f" ({_interval(best, judge)})" if best.ci_low is not None else ""
         failed = f", {best.n_failed} of {best.n + best.n_failed} failed" if best.n_failed else ""
         unit = "" if best.unit == "1" else f" {best.unit}"
-        lines.append(f"{test_set}: {best.method}, {main} {_figure(best.value)}{unit}{ends}{failed}")
+        lines.append(f"{test_set}: {best.method}, {main} {judge.show(best.value)}{unit}{ends}{failed}")
     return lines
 
 
@@ -132,18 +132,19 @@ def _side_by_side(rows: Sequence[Row], main: str, own: Sequence[Metric], methods
         foreign = methods is not None and key[1] not in methods
         return key[0], foreign, value is None, metrics.find(main, own).rank(value) if value is not None else 0.0, key[1]
 
-    body = [[*key, *(_figure(cells[(*key, name)].value) if (*key, name) in cells else "" for name in columns)]
+    shows = {name: metrics.find(name, own).show for name in columns}
+    body = [[*key, *(shows[name](cells[(*key, name)].value) if (*key, name) in cells else "" for name in columns)]
             for key in sorted({(row.test_set, row.method) for row in rows}, key=place)]
     head = ["test_set", "method", *(f"{name}{units[name]}" for name in columns)]
     return table(head, body, [False, False, *[True] * len(columns)])
 
 
-def _details(rows: Sequence[Row]) -> list[str]:
+def _details(rows: Sequence[Row], own: Sequence[Metric]) -> list[str]:
     head = ["test_set", "method", "metric", "value", "95 % interval", "unit", "n", "failed", "list", "protocol"]
     right = [False, False, False, True, True, False, True, True, False, False]
     body = [
-        [r.test_set, r.method, r.metric, _figure(r.value), _interval(r), r.unit,
-         str(r.n), str(r.n_failed), r.list_hash, r.protocol]
+        [r.test_set, r.method, r.metric, metrics.find(r.metric, own).show(r.value),
+         _interval(r, metrics.find(r.metric, own)), r.unit, str(r.n), str(r.n_failed), r.list_hash, r.protocol]
         for r in _ordered(rows)
     ]
     return table(head, body, right)
@@ -162,19 +163,12 @@ def _ordered(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row.test_set, row.metric, row.method))
 
 
-def _figure(value: float | None) -> str:
-    """Two decimals for rates and the like, more where they would all be zeros."""
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.4f}"
-
-
 def _speed(value: float | None) -> str:
     """Two significant digits."""
     return "-" if value is None else f"{float(f'{value:.2g}'):g}"
 
 
-def _interval(row: Row) -> str:
+def _interval(row: Row, metric: Metric) -> str:
     if row.ci_low is None or row.ci_high is None:
         return "-"
-    return f"{_figure(row.ci_low)} {'to' if row.ci_low < 0 else '-'} {_figure(row.ci_high)}"
+    return f"{metric.show(row.ci_low)} {'to' if row.ci_low < 0 else '-'} {metric.show(row.ci_high)}"

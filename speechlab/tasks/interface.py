@@ -127,6 +127,21 @@ class Task:
         default as an error of 100 %."""
         return {"error": 100.0 * (record["hyp"] != record["ref"])}
 
+    def figures(self, record: dict[str, Any]) -> dict[str, float]:
+        """What :meth:`judge` gives, checked.
+
+        Raises:
+            UserError: it gives nothing, a name that is none of ``metrics``, or what is no number.
+        """
+        found, known = self.judge(record), [metric.name for metric in self.metrics]
+        if not found or (strange := sorted(set(found) - set(known))):
+            raise UserError(f"judge() of the task {self.name} gives {', '.join(strange) if found else 'nothing'}: it "
+                            f"must give figures by the names of its metrics ({', '.join(known) or 'it has none'})")
+        try:
+            return {name: float(value) for name, value in found.items()}
+        except (TypeError, ValueError):
+            raise UserError(f"judge() of the task {self.name} must give numbers, not {found}") from None
+
     def decode(self, model: Model, data: Path, exp: Path, args: argparse.Namespace) -> dict[str, Any]:
         """Answer the test sets: ``exp/decode/<method>/<test_set>/hyp.jsonl``, a line per item.
 
@@ -146,15 +161,10 @@ class Task:
         found = Scored()
         for (test_set, method), folder in answers.folders(exp).items():
             records = answers.read(folder)
-            judged = [(record, self.judge(record)) for record in records if not record.get("error")]
+            judged = [(record, self.figures(record)) for record in records if not record.get("error")]
             digest = answers.list_hash_of(records)
-            strange = {name for _, figures in judged for name in figures} - {metric.name for metric in self.metrics}
-            if strange:
-                raise UserError(f"judge() of the task {self.name} gives {', '.join(sorted(strange))}, which is none "
-                                f"of its metrics ({', '.join(metric.name for metric in self.metrics) or 'none'}): name "
-                                "the same in both")
             for metric in self.metrics:
-                values = [float(figures[metric.name]) for _, figures in judged if metric.name in figures]
+                values = [figures[metric.name] for _, figures in judged if metric.name in figures]
                 broken = sum(not math.isfinite(value) for value in values)
                 values = [value for value in values if math.isfinite(value)]
                 failed = len(records) - len(judged) + broken
@@ -199,7 +209,7 @@ class Task:
                 refused.append(f"{left[0]} {left[1]}: not one list, not compared: {said}")
                 continue
             failed = {name for some in lists for name, record in some.items() if record.get("error")}
-            judged = [[self.judge(some[name]) for name in sorted(some) if name not in failed] for some in lists]
+            judged = [[self.figures(some[name]) for name in sorted(some) if name not in failed] for some in lists]
             for metric in self.metrics:
                 values = [[figures[metric.name] for figures in some if metric.name in figures] for some in judged]
                 if values[0] and len(values[0]) == len(values[1]):

@@ -172,7 +172,7 @@ class UtteranceTraining:
             losses += per_utterance(self.task, y, batch["targets"]).tolist()
             for name, ref, row in zip(batch["ids"], batch["targets"], y.cpu()):
                 hyp = self.task.answer(row)
-                for metric, value in self.task.judge({"id": name, "ref": ref, "hyp": hyp}).items():
+                for metric, value in self.task.figures({"id": name, "ref": ref, "hyp": hyp}).items():
                     figures.setdefault(metric.lower(), []).append(value)
                 said[name] = (name, text(ref), text(hyp))
         means = {name: float(np.mean(values)) for name, values in figures.items()}

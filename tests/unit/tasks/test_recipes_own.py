@@ -68,3 +68,21 @@ def test_a_class_is_no_task(recipes):
     (recipes / "A" / "local" / "own.py").write_text(TASK.format("A").replace("T()", "T"))
     with pytest.raises(UserError, match=r"TASK = T\(\)"):
         tasks.of("A/exp/e")
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ({}, "gives nothing"), ({"jugde": 1.0}, "gives jugde"), ({"MAE": "high"}, "must give numbers"),
+    ({"MAE": [1.0, 2.0]}, "must give numbers"),
+])
+def test_a_judge_that_gives_something_else_is_one_line(given, says):
+    from speechlab.scoring.metric import METRICS
+    from speechlab.tasks.interface import Task
+
+    class Odd(Task):
+        name, metrics = "local.odd", (METRICS["mae"],)
+
+        def judge(self, record):
+            return given
+
+    with pytest.raises(UserError, match=says):
+        Odd().figures({"ref": 1, "hyp": 2})
