@@ -33,10 +33,10 @@ while case $1 in --*) true ;; *) false ;; esac; do
 done
 if [ -f "$S/banner" ]; then cat "$S/banner"; else echo 7; fi
 [ ! -f "$S/pending" ] || exit 0
-# --export=NONE: what the job's script finds is Slurm's and a login's alone
+# --export=NONE: what the script finds is Slurm's and a login's alone, here one without Slurm (/usr/bin may have a real srun)
 if [ "${SBATCH_EXPORT:-ALL}" = NONE ]; then
     for name in $(compgen -e); do unset "$name"; done
-    export SLURM_EXPORT_ENV=NONE PATH=/usr/bin:/bin
+    export SLURM_EXPORT_ENV=NONE PATH=$S.login
 fi
 export SLURM_JOB_ID=7 SLURM_JOB_NODELIST=n1 SLURM_NTASKS=$procs SLURM_JOB_NUM_NODES=1
 if [ -n "$array" ]; then
@@ -102,6 +102,7 @@ class Cluster(Lab):
         for name in TOOLS:
             if shutil.which(name) and not (self.bin / name).exists():
                 (self.bin / name).symlink_to(shutil.which(name))
+        shutil.copytree(self.bin, base / "slurm.login", symlinks=True)  # a login's PATH on a node, without Slurm
         for name, body in (("sbatch", SBATCH), ("scontrol", SCONTROL), ("scancel", SCANCEL), ("srun", SRUN),
                            ("squeue", 'cat "$S/queue" 2>/dev/null; exit 0')):
             self.program(name, f"S='{self.slurm}' DOWN='{DOWN}'\n{body}")
