@@ -33,7 +33,7 @@ while case $1 in --*) true ;; *) false ;; esac; do
 done
 if [ -f "$S/banner" ]; then cat "$S/banner"; else echo 7; fi
 [ ! -f "$S/pending" ] || exit 0
-# --export=NONE: the script finds what Slurm sets and a login has, here none of Slurm's programs (/usr/bin may have them)
+# --export=NONE: the script finds what Slurm sets and a login has, here no Slurm (/usr/bin may have a real srun)
 if [ "${SBATCH_EXPORT:-ALL}" = NONE ]; then
     for name in $(compgen -e); do unset "$name"; done
     export SLURM_EXPORT_ENV=NONE PATH=$S.login
