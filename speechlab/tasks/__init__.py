@@ -125,7 +125,9 @@ def find(name: str, where: str = "config") -> Task:
         raise UserError(f"{where}: task '{name}': there is no {full.replace('.', '/')}.py in "
                         f"{_on_path or Path.cwd()}", 2) from None
     task = getattr(module, "TASK", None)
-    if lacks := [part for part in ("Config", "metrics", "trainable", "load") if not hasattr(task, part)]:
+    parts = dict.fromkeys(["Config", "metrics", "trainable", "load", *dir(task)])
+    if lacks := [part for part in parts if part not in dir(task) or
+                 getattr(getattr(type(task), part, None), "__isabstractmethod__", False)]:
         what = "no TASK" if task is None else f"a TASK without {', '.join(lacks)}"
         raise UserError(f"{where}: task '{name}': {full} has {what}: it must be an object of a class derived from "
                         "speechlab.tasks.interface.Task", 2)

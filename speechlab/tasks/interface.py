@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,12 @@ class Task:
 
     # -- what must be written ---------------------------------------------------------------------------------------
 
+    @abstractmethod
     def trainable(self, config: Any, data: Path, device: torch.device) -> Trainable:
         """What the training loop asks (speechlab/training/interface.py)."""
         raise NotImplementedError
 
+    @abstractmethod
     def load(self, state: dict[str, Any], device: torch.device) -> Model:
         """A checkpoint as a model that answers. ``state`` is what the loop saved: ``model`` (the weights) and all that
         the trainable's ``state()`` gave."""

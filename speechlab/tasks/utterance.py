@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ class UtteranceTask(Task):
     Config = Config
     outputs = 1  # of the network
 
+    @abstractmethod
     def target(self, cut: Any) -> Any:
         """What is right for a cut: a number (or whatever :meth:`loss` and :meth:`judge` take; JSON must hold it)."""
         raise NotImplementedError

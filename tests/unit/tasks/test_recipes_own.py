@@ -8,7 +8,8 @@ import pytest
 from speechlab import tasks
 from speechlab.errors import UserError
 
-TASK = "from speechlab.tasks.interface import Task\nclass T(Task):\n    Config = object\n    about = '{}'\nTASK = T()\n"
+TASK = ("from speechlab.tasks.interface import Task\nclass T(Task):\n    Config = object\n    about = '{}'\n"
+        "    trainable = load = lambda self, *given: None\nTASK = T()\n")
 
 
 @pytest.fixture
@@ -86,3 +87,16 @@ def test_a_judge_that_gives_something_else_is_one_line(given, says):
 
     with pytest.raises(UserError, match=says):
         Odd().figures({"ref": 1, "hyp": 2})
+
+
+@pytest.mark.parametrize("base, lacks", [("interface:Task", "Config, trainable, load"),
+                                         ("utterance:UtteranceTask", "target")])
+def test_what_must_be_written_is_said_at_once(tmp_path, monkeypatch, base, lacks):
+    module, name = base.split(":")
+    (tmp_path / "local").mkdir()
+    code = f"from speechlab.tasks.{module} import {name}\nclass Mine({name}):\n    pass\nTASK = Mine()\n"
+    (tmp_path / "local" / "mine.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    tasks.at(tmp_path)
+    with pytest.raises(UserError, match=f"has a TASK without {lacks}:"):
+        tasks.find("local.mine")
